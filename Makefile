@@ -1,0 +1,33 @@
+# Two commands matter: `make demo` and `make test`. Both set everything up first.
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: $(VENV)/ready  ## router + four simulated replicas + a RAG workload, under three policies; prints the table
+	$(BIN)/radixgate demo
+
+test: lint  ## lint, types and the whole suite
+	$(BIN)/pytest
+
+lint: $(VENV)/ready  ## ruff (format and lint) and mypy strict
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/ready  ## measure the index, the relay and the rest; writes build/bench.json
+	mkdir -p build
+	$(BIN)/python -m loadgen.micro --json build/bench.json
+
+$(VENV)/ready: pyproject.toml .ci/venv
+	.ci/venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:  ## remove what the commands above made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} + ; rm -rf *.egg-info
