@@ -54,7 +54,7 @@ def read_ask(path: str, body: bytes) -> Ask:
     if not ask.model:
         raise BadBody("You must provide a model parameter.", "model")
     if path == CHAT:
-        if memoryview(ask.messages)[:1] != b"[":
+        if memoryview(ask.messages)[:1].tobytes() != b"[":
             raise BadBody("You must provide `messages` as a list of messages.", "messages")
     elif not len(ask.prompt):
         raise BadBody("You must provide a prompt.", "prompt")

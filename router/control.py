@@ -1,0 +1,154 @@
+"""The control plane: health, metrics, the fleet, receipts, and the door through which replicas join and report.
+
+Owns the HTTP surface of the control port (aiohttp). Must never be on a request's hot path; the data port keeps
+working when nobody answers here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from radix.events import Registration, decode_batch
+from router.decide import Decider
+from router.errors import Refusal
+from router.fleet import Fleet, Replica
+from router.joins import Joins
+from router.residency import Residency
+from router.telemetry import Telemetry
+from scoring.decision import Receipt
+
+MAX_REPORT = 64 * 1024 * 1024
+MAX_RECEIPTS = 4096
+
+
+class ControlPlane:
+    """Handlers of the control port."""
+
+    def __init__(
+        self, fleet: Fleet, residency: Residency, decider: Decider, joins: Joins, telemetry: Telemetry
+    ) -> None:
+        self._fleet = fleet
+        self._residency = residency
+        self._decider = decider
+        self._joins = joins
+        self._telemetry = telemetry
+        self.draining = False
+
+    def application(self) -> web.Application:
+        app = web.Application(client_max_size=MAX_REPORT, middlewares=[_refusals_as_json])
+        app.add_routes(
+            [
+                web.get("/healthz/live", self.live),
+                web.get("/healthz/ready", self.ready),
+                web.get("/metrics", self.metrics),
+                web.get("/fleet", self.fleet),
+                web.get("/receipts", self.receipts),
+                web.put("/replicas/{name}", self.register),
+                web.delete("/replicas/{name}", self.leave),
+                web.post("/events", self.events),
+            ]
+        )
+        return app
+
+    async def live(self, request: web.Request) -> web.Response:
+        return _json({"live": True})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        up = len(self._fleet.up())
+        ready = up > 0 and not self.draining
+        return _json({"ready": ready, "replicas_up": up, "draining": self.draining}, status=200 if ready else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        headers = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
+        return web.Response(body=self._telemetry.render(), headers=headers)
+
+    async def fleet(self, request: web.Request) -> web.Response:
+        return _json(
+            {
+                "policy": self._decider.policy.name,
+                "models": self._fleet.table.names,
+                "index_blocks": len(self._residency.index),
+                "replicas": [self._describe(replica) for replica in self._fleet],
+            }
+        )
+
+    async def receipts(self, request: web.Request) -> web.Response:
+        """The latest receipts, newest first: `?limit=N` (100), `?request_id=ID`."""
+        text = request.query.get("limit", "100")
+        if not text.isdigit():
+            raise Refusal(400, "limit must be a number of receipts.", param="limit")
+        wanted = request.query.get("request_id")
+        found: list[Receipt] = []
+        for receipt in reversed(self._decider.receipts):
+            if len(found) >= min(int(text), MAX_RECEIPTS):
+                break
+            if wanted is None or receipt.request_id == wanted:
+                found.append(receipt)
+        return _json({"receipts": found})
+
+    async def register(self, request: web.Request) -> web.Response:
+        try:
+            said = msgspec.json.decode(await request.read(), type=Registration)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Refusal(400, f"The body is not a registration: {error}.") from None
+        if said.name != request.match_info["name"]:
+            raise Refusal(400, "The name in the path is not the name in the body.", param="name")
+        return _json({"lease_s": await self._joins.register(said)})
+
+    async def leave(self, request: web.Request) -> web.Response:
+        epoch = request.query.get("epoch", "")
+        if not epoch.isdigit():
+            raise Refusal(400, "Say which incarnation leaves: DELETE /replicas/{name}?epoch=EPOCH.", param="epoch")
+        await self._joins.leave(request.match_info["name"], int(epoch))
+        return web.Response(status=204)
+
+    async def events(self, request: web.Request) -> web.Response:
+        try:
+            batch = decode_batch(await request.read())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Refusal(400, f"The body is not an event batch (msgpack): {error}.") from None
+        self._joins.report(batch)
+        return web.Response(status=202)
+
+    def _describe(self, replica: Replica) -> dict[str, Any]:
+        load = replica.load
+        said = replica.registration
+        return {
+            "name": replica.name,
+            "url": replica.address.url,
+            "state": replica.state.value,
+            "reason": replica.reason,
+            "joined": replica.joined,
+            "models": replica.serves,
+            "epoch": said.epoch if said else None,
+            "block_size": said.block_size if said else None,
+            "capacity_tokens": load.capacity_tokens or None,
+            "reported_blocks": self._residency.reported_blocks(replica),
+            "waiting": load.waiting,
+            "decoding": load.decoding,
+            "queued_tokens": load.queued_tokens,
+            "served": load.served,
+        }
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+@web.middleware
+async def _refusals_as_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return web.Response(body=refusal.body(), status=refusal.status, content_type="application/json")
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        body = Refusal(error.status, f"{request.method} {request.path}: {error.reason}.").body()
+        return web.Response(body=body, status=error.status, content_type="application/json")

@@ -1,0 +1,347 @@
+"""One request's life between its client and a replica: choose, send, relay, and on failure choose again.
+
+Owns the request from the moment it is read whole until its answer is: the replica it is on, its booking, its receipt,
+its retries. Every way out (answered, failed, client gone, timed out) passes through `_settle`, once. Must never parse
+a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Protocol
+
+from router.downstream import Downstream
+from router.errors import Refusal, replica_failed, unavailable
+from router.fleet import Fleet, Replica
+from router.framing import ChunkedFraming, Framing
+from router.heads import ResponseHead, relayed_head
+from router.request import Request
+from router.telemetry import Telemetry
+from router.upstream import UpstreamConnection
+from scoring.decision import Receipt
+from scoring.ledger import Booking
+
+CLIENT_LEFT = 499  # nginx's status for it; only in metrics and receipts, nobody is there to read it
+
+
+class Placement(Protocol):
+    """Where an attempt goes."""
+
+    @property
+    def replica(self) -> Replica: ...
+    @property
+    def booking(self) -> Booking: ...
+    @property
+    def receipt(self) -> Receipt | None: ...
+
+
+class Route(Protocol):
+    """How a request finds its replica."""
+
+    repeatable: bool  # an attempt that brought no byte of an answer may be made again elsewhere
+
+    def choose(self, tried: frozenset[Replica]) -> Placement:
+        """Book the request on a replica that was not tried. Raises Refusal when there is none."""
+        ...
+
+
+class Carrier(Protocol):
+    """What exchanges need of the gateway."""
+
+    fleet: Fleet
+    telemetry: Telemetry
+    attempts: int
+    response_timeout_s: float
+
+    def suspect(self, replica: Replica) -> None:
+        """A connection to the replica broke: look whether it lives."""
+        ...
+
+
+class Exchange:
+    """One request under way."""
+
+    # Defaults live in the class: an exchange is made for every request, and most of these never change in it.
+    _route: Route
+    _lines = b""
+    _attempt = 0
+    _tried: frozenset[Replica] = frozenset()
+    _replica: Replica | None = None
+    _booking: Booking | None = None
+    _receipt: Receipt | None = None
+    _connection: UpstreamConnection | None = None
+    _task: asyncio.Task[None] | None = None
+    _framing: Framing | None = None
+    _head_sent = False
+    _event_stream = False
+    _paused = False
+    _status = 0
+    _quiet_since = 0.0
+
+    def __init__(self, carrier: Carrier, client: Downstream, request: Request, request_id: str, started: float) -> None:
+        self._carrier = carrier
+        self._client = client
+        self._request = request
+        self.request_id = request_id
+        self._started = started
+        self.bodyless = request.method == b"HEAD"
+
+    def begin(self, route: Route) -> None:
+        """Send the request on its way."""
+        self._route = route
+        request = self._request
+        lines = request.lines + b"x-forwarded-for: " + request.forwarded_for + self._client.forwarded_for
+        if request.request_id is None:
+            lines += b"\r\nx-request-id: " + self.request_id.encode()
+        self._lines = lines + b"\r\n\r\n"
+        self._try()
+
+    def begin_later(self, route: Awaitable[Route]) -> None:
+        """Send the request once its prompt is read (long prompts are tokenized off the event loop)."""
+        self._task = asyncio.get_running_loop().create_task(self._await_route(route))
+
+    async def _await_route(self, awaited: Awaitable[Route]) -> None:
+        try:
+            route = await awaited
+        except Refusal as refusal:
+            self._task = None
+            self._refuse(refusal)
+            return
+        self._task = None
+        self.begin(route)
+
+    # Attempts.
+
+    def _try(self) -> None:
+        self._attempt += 1
+        try:
+            placement = self._route.choose(self._tried)
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
+        replica = self._replica = placement.replica
+        self._booking = placement.booking
+        self._note_attempt(placement.receipt)
+        connection = replica.connections.take() if self._route.repeatable else None
+        if connection is not None:
+            self._send(replica, connection)
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._connect_and_send(replica))
+
+    async def _connect_and_send(self, replica: Replica) -> None:
+        try:
+            connection = await replica.connections.connect()
+        except (OSError, TimeoutError) as error:
+            self._task = None
+            reason = "no answer to connecting" if isinstance(error, TimeoutError) else f"cannot connect: {error}"
+            self._carrier.fleet.mark_down(replica, reason)
+            self._carrier.suspect(replica)
+            self._attempt_failed(reason, again=True)
+            return
+        self._task = None
+        self._send(replica, connection)
+
+    def _send(self, replica: Replica, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        request = self._request
+        head = b"".join((request.method, b" ", replica.base_path, request.target, replica.host_line, self._lines))
+        connection.send(self, head, request.body)
+
+    def _attempt_failed(self, reason: str, *, again: bool) -> None:
+        """No byte of an answer came. Try elsewhere while that makes sense, else tell the client."""
+        if self._booking is not None:
+            self._booking.release()
+        replica = self._replica
+        if again and self._attempt < self._carrier.attempts:
+            self._carrier.telemetry.retries += 1
+            self._try()
+        elif again:
+            self._refuse(unavailable(f"{self._attempt} attempts failed; the last: {_name(replica)}: {reason}."))
+        else:
+            self._refuse(replica_failed(f"Replica {_name(replica)} failed: {reason}."))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        request, client = self._request, self._client
+        keep_alive = request.keep_alive and not request.http10
+        self._settle(refusal.status, refusal.code or "refused")
+        client.write(refusal.response(close=not keep_alive, head_only=self.bodyless))
+        client.answered(keep_alive=keep_alive)
+
+    # The response, as the upstream connection finds it.
+
+    def on_head(self, head: bytes, read: ResponseHead, framing: Framing) -> Callable[[bytes], None] | None:
+        if read.status == 503 and self._worth_another_try():
+            assert self._replica is not None
+            self._tried |= {self._replica}
+            self._connection = None
+            self._attempt_failed("it answered 503", again=True)
+            return None
+        request = self._request
+        self._framing = framing
+        self._status = read.status
+        self._event_stream = read.event_stream
+        self._head_sent = True
+        self._note_first_byte(read)
+        dechunk = read.chunked and request.http10
+        closes = not request.keep_alive or request.http10 or framing.close_ends()
+        self._client.write(relayed_head(head, self._extra_lines(closes), read, dechunk=dechunk))
+        if not dechunk:
+            return self._client.transport.write
+        assert isinstance(framing, ChunkedFraming)
+        framing.payload = []
+        return self._write_payload
+
+    def on_end(self) -> None:
+        request, client = self._request, self._client
+        framing = self._framing
+        keep_alive = request.keep_alive and not request.http10 and not (framing is not None and framing.close_ends())
+        self._connection = None
+        self._settle(self._status, "answered")
+        client.answered(keep_alive=keep_alive)
+
+    def on_lost(self, reason: str, *, answered: bool) -> None:
+        connection, self._connection = self._connection, None
+        replica = self._replica
+        assert connection is not None
+        assert replica is not None
+        self._carrier.suspect(replica)
+        if answered:
+            self._end_broken(
+                Refusal(502, f"Replica {replica.name} failed: {reason}.", code="replica_lost", kind="server_error")
+            )
+            return
+        if not connection.reused:
+            self._tried |= {replica}  # a kept connection may just have been stale; a new one says the replica is ill
+        self._attempt_failed(reason, again=self._route.repeatable)
+
+    def _end_broken(self, refusal: Refusal) -> None:
+        """The answer had begun and cannot be completed."""
+        client, framing = self._client, self._framing
+        self._carrier.telemetry.streams_broken += 1
+        keep_alive = False
+        if self._event_stream and isinstance(framing, ChunkedFraming) and not self._request.http10:
+            # The blank line ends whatever event the replica may have left half-written.
+            event = b"\n\n" + refusal.sse_event()
+            if framing.at_boundary():
+                client.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event))
+                keep_alive = self._request.keep_alive
+            broken = not framing.at_boundary()
+        elif self._event_stream and (framing is None or framing.close_ends() or self._request.http10):
+            client.write(b"\n\n" + refusal.sse_event())
+            broken = False
+        else:
+            broken = True
+        self._settle(refusal.status, refusal.code or "broken")
+        if broken:
+            client.abort()
+        else:
+            client.answered(keep_alive=keep_alive)
+
+    # What the client does meanwhile.
+
+    def cancel(self) -> None:
+        """The client left: so does the request."""
+        self._carrier.telemetry.clients_left += 1
+        self._drop()
+        self._settle(CLIENT_LEFT, "client_left")
+
+    def pause(self) -> None:
+        """The client reads more slowly than the replica writes."""
+        self._paused = True
+        if self._connection is not None:
+            self._connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._connection is not None:
+            self._connection.transport.resume_reading()
+
+    def sweep(self, now: float) -> None:
+        """Called about once a second: end an exchange in which nothing has moved for too long."""
+        connection = self._connection
+        if connection is None or connection.stirred:
+            self._quiet_since = now
+            if connection is not None:
+                connection.stirred = False
+            return
+        limit = self._carrier.response_timeout_s
+        if now - self._quiet_since < limit:
+            return
+        refusal = replica_failed(
+            f"Nothing moved for {limit:g} s (serve --response-timeout).", code="response_timeout", status=504
+        )
+        self._drop()
+        if self._paused:
+            self._settle(CLIENT_LEFT, "client_stopped_reading")
+            self._client.abort()
+        elif self._head_sent:
+            self._end_broken(refusal)
+        else:
+            self._refuse(refusal)
+
+    def _drop(self) -> None:
+        """Let go of the replica, which sees its client leave."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+    # Books.
+
+    def _worth_another_try(self) -> bool:
+        return self._route.repeatable and self._attempt < self._carrier.attempts and len(self._carrier.fleet.up()) > 1
+
+    def _note_attempt(self, receipt: Receipt | None) -> None:
+        if receipt is not None:
+            receipt.attempts = self._attempt
+            self._receipt = receipt
+
+    def _note_first_byte(self, read: ResponseHead) -> None:
+        if self._booking is not None:
+            self._booking.first_byte()
+        telemetry = self._carrier.telemetry
+        ttft = perf_counter() - self._started
+        telemetry.ttft.add(ttft)
+        if read.cached_tokens is not None:
+            telemetry.cached_tokens += read.cached_tokens
+        receipt = self._receipt
+        if receipt is not None:
+            receipt.ttft_s = ttft
+            receipt.cached_tokens = read.cached_tokens
+
+    def _settle(self, status: int, outcome: str) -> None:
+        """The end, however it came."""
+        if self._booking is not None:
+            self._booking.release()
+        duration = perf_counter() - self._started
+        telemetry = self._carrier.telemetry
+        telemetry.answers["" if self._replica is None else self._replica.name, status] += 1
+        telemetry.duration.add(duration)
+        receipt = self._receipt
+        if receipt is not None:
+            receipt.status = status
+            receipt.outcome = outcome
+            receipt.duration_s = duration
+
+    def _extra_lines(self, closes: bool) -> bytes:
+        assert self._replica is not None
+        lines = self._replica.name_line
+        if not self._request.request_id:
+            lines += b"x-request-id: " + self.request_id.encode() + b"\r\n"
+        return lines + b"connection: close\r\n" if closes else lines
+
+    def _write_payload(self, data: bytes) -> None:
+        """To an HTTP/1.0 client: the chunks' contents, without their framing."""
+        assert isinstance(self._framing, ChunkedFraming)
+        payload = self._framing.payload
+        if payload:
+            self._client.write(b"".join(payload))
+            payload.clear()
+
+
+def _name(replica: Replica | None) -> str:
+    return "?" if replica is None else replica.name

@@ -1,0 +1,196 @@
+"""The front desk of the data plane: what each request is, and who answers it.
+
+Owns the sorting of requests by path (inference, the router's own answers, anything else) and the beginning of their
+exchanges. Must never wait: long prompts are read off the event loop, inside the exchange.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+
+import msgspec
+
+from router.api import CHAT, COMPLETIONS, Ask, BadBody, read_ask
+from router.decide import Decider
+from router.downstream import Downstream, Limits
+from router.errors import Refusal, json_response, model_not_found
+from router.exchange import Exchange
+from router.fleet import Fleet, Replica, State
+from router.prompt import PromptKeys
+from router.readers import PromptReaders
+from router.request import Request
+from router.routes import InferenceRoute, PlainRoute, pool_of
+from router.telemetry import Telemetry
+from scoring.decision import Query
+
+INFERENCE = {CHAT.encode(): CHAT, COMPLETIONS.encode(): COMPLETIONS}
+MODELS = b"/v1/models"
+HEALTH = b"/health"
+# Output length of a request that does not bound it, tokens.
+TYPICAL_OUTPUT = 256
+SAFE_METHODS = (b"GET", b"HEAD", b"OPTIONS")
+
+
+class ModelOnly(msgspec.Struct):
+    """The one field of an unknown body that helps to route it."""
+
+    model: str
+
+
+class Gateway:
+    """Takes whole requests from client connections, and starts their answers."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        decider: Decider,
+        readers: PromptReaders,
+        telemetry: Telemetry,
+        limits: Limits,
+        *,
+        attempts: int,
+        response_timeout_s: float,
+        clock: Callable[[], float],
+        suspect: Callable[[Replica], None],
+    ) -> None:
+        self.fleet = fleet
+        self.telemetry = telemetry
+        self.limits = limits
+        self.attempts = attempts
+        self.response_timeout_s = response_timeout_s
+        self.draining = False
+        self._decider = decider
+        self._readers = readers
+        self._clock = clock
+        self._suspect = suspect
+        self._run = secrets.token_hex(4)
+        self._numbers = itertools.count()
+        self._model_decoder = msgspec.json.Decoder(ModelOnly)
+
+    def suspect(self, replica: Replica) -> None:
+        self._suspect(replica)
+
+    def refused(self, refusal: Refusal) -> None:
+        self.telemetry.answers["", refusal.status] += 1
+
+    def open(self, client: Downstream, request: Request) -> None:
+        """Answer at once, or attach an exchange to the client and start it."""
+        started = perf_counter()
+        if self.draining:
+            request.keep_alive = False
+        path = request.path
+        try:
+            inference = INFERENCE.get(path)
+            if inference is not None and request.method == b"POST":
+                self._infer(client, request, inference, started)
+            elif request.method == b"CONNECT":
+                raise Refusal(405, "RadixGate is a reverse proxy; it does not open tunnels.")
+            elif request.method not in (b"GET", b"HEAD") or not self._answer_here(client, request, path):
+                self._pass_on(client, request, started)
+        except Refusal as refusal:
+            self._refuse(client, request, refusal)
+
+    # Inference.
+
+    def _infer(self, client: Downstream, request: Request, path: str, started: float) -> None:
+        try:
+            ask = read_ask(path, request.body)
+            pool = pool_of(self.fleet, ask.model)
+            prompt = self._readers.of(pool).prepare(ask, path)
+        except BadBody as bad:
+            raise Refusal(400, str(bad), param=bad.param) from None
+        exchange = self._exchange(client, request, started)
+        if isinstance(prompt, PromptKeys):
+            exchange.begin(self._route(request, exchange, ask, path, prompt))
+            self.telemetry.decision.add(perf_counter() - started)
+        else:
+            exchange.begin_later(self._route_later(request, exchange, ask, path, prompt))
+
+    async def _route_later(
+        self, request: Request, exchange: Exchange, ask: Ask, path: str, prompt: Awaitable[PromptKeys]
+    ) -> InferenceRoute:
+        try:
+            keys = await prompt
+        except BadBody as bad:
+            raise Refusal(400, str(bad), param=bad.param) from None
+        return self._route(request, exchange, ask, path, keys)
+
+    def _route(self, request: Request, exchange: Exchange, ask: Ask, path: str, prompt: PromptKeys) -> InferenceRoute:
+        self.telemetry.modes[prompt.mode] += 1
+        output = ask.max_completion_tokens or ask.max_tokens or TYPICAL_OUTPUT
+        session = request.session or ask.session_id or ask.user or ""
+        return InferenceRoute(
+            self.fleet,
+            self._decider,
+            prompt,
+            Query(prompt.tokens, output, session),
+            request_id=exchange.request_id,
+            model=ask.model,
+            path=path,
+            clock=self._clock,
+        )
+
+    def _exchange(self, client: Downstream, request: Request, started: float) -> Exchange:
+        request_id = request.request_id or f"{self._run}-{next(self._numbers):x}"
+        exchange = Exchange(self, client, request, request_id, started)
+        client.attach(exchange)
+        return exchange
+
+    # Everything else.
+
+    def _pass_on(self, client: Downstream, request: Request, started: float) -> None:
+        route = PlainRoute(self.fleet, self._model_of(request), repeatable=request.method in SAFE_METHODS)
+        self._exchange(client, request, started).begin(route)
+
+    def _answer_here(self, client: Downstream, request: Request, path: bytes) -> bool:
+        """The router's own answers: what only it knows of the whole fleet."""
+        if path == MODELS:
+            body = msgspec.json.encode({"object": "list", "data": self._cards()})
+        elif path.startswith(MODELS + b"/"):
+            model = path[len(MODELS) + 1 :].decode("latin-1")
+            card = next((card for card in self._cards() if card["id"] == model), None)
+            if card is None:
+                raise model_not_found(model)
+            body = msgspec.json.encode(card)
+        elif path == HEALTH:
+            up = len(self.fleet.up())
+            self._respond(client, request, 200 if up else 503, msgspec.json.encode({"replicas_up": up}))
+            return True
+        else:
+            return False
+        self._respond(client, request, 200, body)
+        return True
+
+    def _cards(self) -> list[dict[str, object]]:
+        """Every model once, as the first replica that serves it describes it."""
+        cards: dict[str, dict[str, object]] = {}
+        for replica in self.fleet:
+            if replica.state is State.UP:
+                for card in replica.cards:
+                    cards.setdefault(card["id"], card)
+                for name in replica.models or ():
+                    cards.setdefault(name, {"id": name, "object": "model", "created": 0, "owned_by": "radixgate"})
+        return list(cards.values())
+
+    def _model_of(self, request: Request) -> str | None:
+        if request.method in SAFE_METHODS or not request.body.startswith(b"{"):
+            return None
+        try:
+            return self._model_decoder.decode(request.body).model
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
+    def _respond(self, client: Downstream, request: Request, status: int, body: bytes) -> None:
+        self.telemetry.answers["", status] += 1
+        keep_alive = request.keep_alive and not request.http10
+        client.write(json_response(status, body, close=not keep_alive, head_only=request.head_only))
+        client.answered(keep_alive=keep_alive)
+
+    def _refuse(self, client: Downstream, request: Request, refusal: Refusal) -> None:
+        self.refused(refusal)
+        keep_alive = request.keep_alive and not request.http10
+        client.write(refusal.response(close=not keep_alive, head_only=request.head_only))
+        client.answered(keep_alive=keep_alive)

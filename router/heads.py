@@ -1,0 +1,87 @@
+"""The response's head: read for what the relay needs, and passed on to the client.
+
+Owns which header lines of a response cross the proxy: all but the hop-by-hop ones (RFC 9110, 7.6.1), unchanged and in
+order. Must never look at a body.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+_HOP_BY_HOP_LINES = re.compile(rb"(?i)\r\n(?:connection|keep-alive|proxy-connection|upgrade):[^\r\n]*")
+_TRANSFER_LINES = re.compile(rb"(?i)\r\n(?:transfer-encoding|trailer):[^\r\n]*")
+
+
+class BadHead(ValueError):
+    """The replica's response head cannot be understood."""
+
+
+class ResponseHead(msgspec.Struct, gc=False):
+    """What the relay needs of a response's head. `length` is None unless Content-Length says it."""
+
+    status: int
+    chunked: bool = False
+    length: int | None = None
+    keep_alive: bool = True
+    event_stream: bool = False
+    cached_tokens: int | None = None
+    plain: bool = True  # no hop-by-hop lines to take out
+
+
+def read_response_head(head: bytes) -> ResponseHead:
+    """Reads a head of lines each ended by CRLF. Raises BadHead."""
+    status = head[9:12]
+    if head[:7] != b"HTTP/1." or not status.isdigit():
+        raise BadHead("the status line is not HTTP/1.x")
+    lower = head.lower()
+    read = ResponseHead(int(status))
+    at = lower.find(b"\r\ncontent-length:")
+    if at >= 0:
+        read.length = _number(lower, at + 17)
+    at = lower.find(b"\r\ntransfer-encoding:")
+    if at >= 0:
+        if read.length is not None:
+            raise BadHead("both Content-Length and Transfer-Encoding")
+        if _value(lower, at + 20) != b"chunked":
+            raise BadHead("a transfer encoding other than chunked")
+        read.chunked = True
+    if lower.find(b"\r\nconnection:") >= 0 or lower.find(b"\r\nkeep-alive:") >= 0 or lower.find(b"\r\nupgrade:") >= 0:
+        read.plain = False
+    read.keep_alive = _keeps_alive(lower, plain=read.plain)
+    if lower.find(b"\r\ncontent-type: text/event-stream") >= 0:
+        read.event_stream = True
+    at = lower.find(b"\r\nx-radixgate-cached-tokens:")
+    if at >= 0:
+        read.cached_tokens = _number(lower, at + 28)
+    return read
+
+
+def relayed_head(head: bytes, extra: bytes, read: ResponseHead, *, dechunk: bool = False) -> bytes:
+    """The response head for the client: hop-by-hop lines out, `extra` lines in, the blank line at the end."""
+    if not read.plain:
+        head = _HOP_BY_HOP_LINES.sub(b"", head)
+    if dechunk:
+        head = _TRANSFER_LINES.sub(b"", head)
+    return head + extra + b"\r\n"
+
+
+def _keeps_alive(lower: bytes, *, plain: bool) -> bool:
+    http11 = lower[7:8] == b"1"
+    if plain:
+        return http11
+    at = lower.find(b"\r\nconnection:")
+    tokens = [] if at < 0 else [token.strip() for token in _value(lower, at + 13).split(b",")]
+    return b"close" not in tokens and (http11 or b"keep-alive" in tokens)
+
+
+def _value(lower: bytes, start: int) -> bytes:
+    return lower[start : lower.index(b"\r\n", start)].strip()
+
+
+def _number(lower: bytes, start: int) -> int:
+    value = _value(lower, start)
+    if not value.isdigit():
+        raise BadHead("a header line that must hold a number does not")
+    return int(value)

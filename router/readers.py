@@ -1,0 +1,114 @@
+"""Which prompt reader a pool of replicas gets: exact where their tokenizer is at hand, text else.
+
+Owns the loaded tokenizers, one per content. Loading reads big files, so it happens in a thread when a replica appears;
+until it is done the pool is read as text. Must never guess: a directory whose content is not what the replica said is
+not used, and the log says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import Executor
+from pathlib import Path
+
+from radix.chat import ChatTokenizer, TokenizerError
+from radix.events import Registration
+from router.fleet import Fleet, Replica, State
+from router.models import Pool
+from router.prompt import ExactPrompts, TextPrompts
+
+log = logging.getLogger("radixgate.prompts")
+
+DEFAULT_BLOCK_SIZE = 16
+
+
+class PromptReaders:
+    """Readers by pool; `directories` maps a model name ("" for any) to the tokenizer directory the user gave for it."""
+
+    def __init__(self, fleet: Fleet, directories: dict[str, Path], executor: Executor) -> None:
+        self._fleet = fleet
+        self._directories = directories
+        self._executor = executor
+        self._text = TextPrompts()
+        self._tokenizers: dict[str, ChatTokenizer] = {}  # by fingerprint
+        self._given: dict[str, ChatTokenizer] = {}  # by model name, as the user gave them
+        self._exact: dict[tuple[str, int, str], ExactPrompts] = {}
+        self._by_pool: dict[Pool, TextPrompts | ExactPrompts] = {}
+        self._loading: dict[str, asyncio.Task[None]] = {}
+        fleet.subscribe(self._on_change)
+
+    def load_given(self) -> None:
+        """Load the directories that the user gave, before serving. Raises TokenizerError."""
+        for model, directory in self._directories.items():
+            tokenizer = ChatTokenizer.load(directory)
+            self._tokenizers[tokenizer.fingerprint] = self._given[model] = tokenizer
+
+    def of(self, pool: Pool) -> TextPrompts | ExactPrompts:
+        """The reader for prompts that go to `pool`."""
+        try:
+            return self._by_pool[pool]
+        except KeyError:
+            reader = self._by_pool[pool] = self._choose(pool)
+            return reader
+
+    async def close(self) -> None:
+        """End the loading that is under way."""
+        tasks = list(self._loading.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _choose(self, pool: Pool) -> TextPrompts | ExactPrompts:
+        """Exact, if any member's tokenizer is here. Members of other block sizes live on predictions alone."""
+        for replica in pool.up:
+            said = replica.registration
+            tokenizer = self._tokenizer_of(replica)
+            if tokenizer is not None:
+                block_size = said.block_size if said else DEFAULT_BLOCK_SIZE
+                namespace = said.models[0] if said and said.models else ""
+                return self._reader(tokenizer, block_size, namespace)
+        return self._text
+
+    def _tokenizer_of(self, replica: Replica) -> ChatTokenizer | None:
+        said = replica.registration
+        if said is not None and said.tokenizer_fingerprint:
+            return self._tokenizers.get(said.tokenizer_fingerprint)
+        for name in (*(replica.serves or ()), ""):
+            if name in self._given:
+                return self._given[name]
+        return None
+
+    def _reader(self, tokenizer: ChatTokenizer, block_size: int, namespace: str) -> ExactPrompts:
+        key = (tokenizer.fingerprint, block_size, namespace)
+        if key not in self._exact:
+            self._exact[key] = ExactPrompts(tokenizer, block_size, namespace, executor=self._executor)
+        return self._exact[key]
+
+    def _on_change(self, replica: Replica) -> None:
+        self._by_pool.clear()
+        said = replica.registration
+        if replica.state is not State.UP or said is None or not said.tokenizer_fingerprint:
+            return
+        if said.tokenizer_fingerprint not in self._tokenizers and said.tokenizer_fingerprint not in self._loading:
+            self._loading[said.tokenizer_fingerprint] = asyncio.get_running_loop().create_task(self._load(said))
+
+    async def _load(self, said: Registration) -> None:
+        try:
+            directory = Path(said.tokenizer)
+            tokenizer = await asyncio.get_running_loop().run_in_executor(self._executor, ChatTokenizer.load, directory)
+        except (TokenizerError, OSError) as error:
+            log.warning("replica %s: cannot use its tokenizer, so its prompts are read as text: %s", said.name, error)
+        else:
+            if tokenizer.fingerprint == said.tokenizer_fingerprint:
+                self._tokenizers[tokenizer.fingerprint] = tokenizer
+                self._by_pool.clear()
+            else:
+                log.warning(
+                    "replica %s: the tokenizer in %s is not the one it uses, so its prompts are read as text; "
+                    "give the right one with --tokenizer",
+                    said.name,
+                    directory,
+                )
+        finally:
+            self._loading.pop(said.tokenizer_fingerprint, None)

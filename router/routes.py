@@ -1,0 +1,101 @@
+"""How a request finds its replica: an inference request by its prompt, any other by load.
+
+Owns the resolution of the model and the choice of candidates. Must never touch a connection.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from router.decide import Decider, Decision
+from router.errors import model_not_found, unavailable
+from router.fleet import Fleet, Replica
+from router.models import Pool
+from router.prompt import PromptKeys
+from scoring.decision import Query, Receipt
+from scoring.ledger import Booking
+
+NO_REPLICA = "No replica can take the request now. Start one, or see GET /fleet on the control port for what is wrong."
+
+
+def pool_of(fleet: Fleet, model: str) -> Pool:
+    """The replicas of `model`. Raises Refusal: 404 when nobody serves it, 503 when nobody is there."""
+    pool = fleet.table.resolve(model)
+    if pool is None:
+        raise model_not_found(model) if len(fleet) else unavailable(NO_REPLICA)
+    return pool
+
+
+def candidates_of(pool: Pool, tried: frozenset[Replica]) -> tuple[tuple[Replica, ...], tuple[str, ...]]:
+    """Those that are up and not tried yet, with their names. Raises Refusal when there are none."""
+    if not tried and pool.up:
+        return pool.up, pool.names
+    left = tuple(replica for replica in pool.up if replica not in tried)
+    if not left:
+        raise unavailable(NO_REPLICA if not tried else "Every replica that could take the request failed.")
+    return left, tuple(replica.name for replica in left)
+
+
+class InferenceRoute:
+    """By the prompt: the policy weighs what each candidate holds of it and how busy it is."""
+
+    repeatable = True  # generating again elsewhere does no harm
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        decider: Decider,
+        prompt: PromptKeys,
+        query: Query,
+        *,
+        request_id: str,
+        model: str,
+        path: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._fleet = fleet
+        self._decider = decider
+        self._prompt = prompt
+        self._query = query
+        self._request_id = request_id
+        self._model = model
+        self._path = path
+        self._clock = clock
+
+    def choose(self, tried: frozenset[Replica]) -> Decision:
+        candidates, names = candidates_of(pool_of(self._fleet, self._model), tried)
+        return self._decider.decide(
+            candidates,
+            names,
+            self._prompt,
+            self._query,
+            request_id=self._request_id,
+            model=self._model,
+            path=self._path,
+            now=self._clock(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlainPlacement:
+    replica: Replica
+    booking: Booking
+    receipt: Receipt | None = None
+
+
+class PlainRoute:
+    """By load alone: any request that is not inference. `model` narrows the choice when the body names one."""
+
+    def __init__(self, fleet: Fleet, model: str | None, *, repeatable: bool) -> None:
+        self._fleet = fleet
+        self._model = model
+        self.repeatable = repeatable
+
+    def choose(self, tried: frozenset[Replica]) -> PlainPlacement:
+        pool = self._fleet.table.everyone if self._model is None else pool_of(self._fleet, self._model)
+        candidates, _ = candidates_of(pool, tried)
+        fewest = min(replica.load.running for replica in candidates)
+        chosen = random.choice([replica for replica in candidates if replica.load.running == fewest])
+        return PlainPlacement(chosen, chosen.load.book(0, 0))

@@ -1,0 +1,268 @@
+"""The replica side of the data plane: pooled keep-alive connections, and the relay of one response at a time.
+
+Owns the sockets to the replicas. Bytes of a body reach the client unmodified and at once; the one exception is the
+cut-off end of an event stream's chunk, which waits for its rest, so that a stream whose replica dies can still be
+ended between two chunks. Must never decide anything: what a response means for the request is the exchange's
+business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from router.framing import BadFraming, ChunkedFraming, CloseFraming, Framing, LengthFraming
+from router.heads import BadHead, ResponseHead, read_response_head
+
+MAX_HEAD = 64 * 1024
+MAX_HELD = 64 * 1024
+
+
+class Exchange(Protocol):
+    """What a connection tells the request that it carries."""
+
+    bodyless: bool  # a response to this request never has a body (HEAD)
+
+    def on_head(self, head: bytes, read: ResponseHead, framing: Framing) -> Callable[[bytes], None] | None:
+        """The response begins; the answer is where its body's bytes go (it may be called with nothing), or None to
+        drop the response and the connection."""
+        ...
+
+    def on_end(self) -> None:
+        """The response is complete and relayed."""
+        ...
+
+    def on_lost(self, reason: str, *, answered: bool) -> None:
+        """The connection ended before the response did; `answered`: some byte of the response had come."""
+        ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to one replica: idle, or carrying one exchange from its request to its last byte."""
+
+    __slots__ = (
+        "_framing",
+        "_held",
+        "_holds",
+        "_pool",
+        "_reusable",
+        "_sink",
+        "exchange",
+        "reused",
+        "stirred",
+        "transport",
+    )
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self.transport: asyncio.Transport
+        self.exchange: Exchange | None = None
+        self.reused = False
+        self.stirred = True  # bytes came since the sweeper last looked
+        self._framing: Framing | None = None
+        self._sink: Callable[[bytes], None] | None = None
+        self._held = b""
+        self._holds = False
+        self._reusable = False
+
+    def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+        """Carry one request. The connection must be idle."""
+        self.exchange = exchange
+        self.stirred = True
+        if len(body) > 16384:
+            self.transport.writelines((head, body))
+        else:
+            self.transport.write(head + body)
+
+    def abort(self) -> None:
+        """Drop the connection and forget its exchange: the replica sees its client leave."""
+        self.exchange = None
+        self.transport.abort()
+
+    # The life of a connection, as the event loop tells it.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.stirred = True
+        try:
+            if self._framing is None:
+                self._receive_head(data)
+            else:
+                self._receive_body(data)
+        except (BadFraming, BadHead) as error:
+            self._fail(f"malformed response: {error}")
+
+    def eof_received(self) -> None:
+        return None  # the transport closes itself, and connection_lost follows
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.exchange is None:
+            self._pool.forget(self)
+        elif self._framing is not None and self._framing.close_ends() and error is None:
+            self._finish()
+        else:
+            self._fail("the replica closed the connection" if error is None else f"the connection broke: {error}")
+
+    # The response.
+
+    def _receive_head(self, data: bytes) -> None:
+        if self._held:
+            data = self._held + data
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > MAX_HEAD:
+                raise BadHead("the head exceeds 64 KiB")
+            self._held = data
+            return
+        self._held = b""
+        if self.exchange is None:
+            self.transport.abort()  # an answer to nothing: this connection cannot be trusted any more
+            return
+        head = data[: end + 2]
+        read = read_response_head(head)
+        rest = data[end + 4 :]
+        if 100 <= read.status < 200:
+            if rest:
+                self._receive_head(rest)
+            return
+        self._framing = self._frame(read)
+        self._reusable = read.keep_alive and not self._framing.close_ends()
+        self._holds = read.event_stream and read.chunked
+        self._sink = self.exchange.on_head(head, read, self._framing)
+        if self._sink is None:
+            self.abort()
+            return
+        if rest or (isinstance(self._framing, LengthFraming) and self._framing.left == 0):
+            self._receive_body(rest)
+
+    def _frame(self, read: ResponseHead) -> Framing:
+        if (self.exchange is not None and self.exchange.bodyless) or read.status in (204, 304):
+            return LengthFraming(0)
+        if read.chunked:
+            return ChunkedFraming()
+        return CloseFraming() if read.length is None else LengthFraming(read.length)
+
+    def _receive_body(self, data: bytes) -> None:
+        framing, sink = self._framing, self._sink
+        if framing is None or sink is None:
+            return  # the exchange was dropped while this data was under way
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        end = framing.feed(data)
+        if end < 0:
+            if self._holds:
+                data = self._hold_back(data)
+            sink(data)
+        else:
+            if end < len(data):
+                self._reusable = False  # bytes past the end of the message
+                data = data[:end]
+            sink(data)
+            self._finish()
+
+    def _hold_back(self, data: bytes) -> bytes:
+        """Of an event stream, what ends between two chunks; the rest waits for the next data."""
+        framing = cast(ChunkedFraming, self._framing)
+        boundary = framing.boundary
+        if boundary == len(data):
+            return data
+        if len(data) - boundary > MAX_HELD:
+            self._holds = False  # no event is that long: relay it as it comes
+            return data
+        framing.rewind()
+        self._held = data[boundary:]
+        return data[:boundary]
+
+    def _finish(self) -> None:
+        exchange, self.exchange = self.exchange, None
+        self._framing = self._sink = None
+        self._holds = False
+        if self._reusable and not self.transport.is_closing():
+            self.transport.resume_reading()
+            self._pool.release(self)
+        else:
+            self.transport.abort()
+        if exchange is not None:
+            exchange.on_end()
+
+    def _fail(self, reason: str) -> None:
+        exchange, self.exchange = self.exchange, None
+        answered = self._framing is not None
+        self._framing = self._sink = None
+        self.transport.abort()
+        if exchange is not None:
+            exchange.on_lost(reason, answered=answered)
+
+
+class ConnectionPool:
+    """The connections to one replica. The last one released is the first one used again, so that surplus ones age
+    out.
+    """
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, *, connect_timeout_s: float) -> None:
+        self._host = host
+        self._port = port
+        self._tls = tls
+        self._connect_timeout_s = connect_timeout_s
+        self._idle: list[UpstreamConnection] = []
+
+    def take(self) -> UpstreamConnection | None:
+        """An idle connection, if there is one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.transport.is_closing():
+                connection.reused = True
+                return connection
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """A new connection. Raises OSError, or TimeoutError when the replica does not accept in time."""
+        async with asyncio.timeout(self._connect_timeout_s):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: UpstreamConnection(self), self._host, self._port, ssl=self._tls
+            )
+        _notice_dead_hosts(connection.transport)
+        return connection
+
+    def release(self, connection: UpstreamConnection) -> None:
+        connection.stirred = True
+        self._idle.append(connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """The connection is gone; it may have been idle."""
+        try:
+            self._idle.remove(connection)
+        except ValueError:
+            pass
+
+    def close_quiet(self) -> None:
+        """Close the idle connections that nothing used since the last call."""
+        kept = []
+        for connection in self._idle:
+            if connection.stirred:
+                connection.stirred = False
+                kept.append(connection)
+            else:
+                connection.transport.close()
+        self._idle = kept
+
+    def close(self) -> None:
+        """Close what is idle; connections in use close when their exchange ends."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.transport.close()
+
+
+def _notice_dead_hosts(transport: asyncio.Transport) -> None:
+    """Keep-alive probes: a replica whose host vanished without a word ends its connections within half a minute."""
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

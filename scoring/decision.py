@@ -1,0 +1,54 @@
+"""The receipt: what was known when a request was routed, what was chosen and why, and what really happened.
+
+Owns the record only; policies fill in the first half, the data plane the second, each field once.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Query(msgspec.Struct, frozen=True, gc=False):
+    """What a policy may know of a request. `session` is empty when the request names none."""
+
+    prompt_tokens: int
+    output_tokens: int
+    session: str = ""
+
+
+class Choice(msgspec.Struct, frozen=True, gc=False):
+    """The position of the chosen candidate, why, and each candidate's cost where the policy weighs them (lower is
+    better).
+    """
+
+    index: int
+    why: str
+    costs: list[float] | None = None
+
+
+class Receipt(msgspec.Struct, omit_defaults=True):
+    """One routed request. Tokens are counts, times are seconds; `at` is Unix time. Lists run parallel to
+    `candidates`.
+    """
+
+    request_id: str
+    at: float
+    model: str
+    path: str
+    policy: str
+    mode: str
+    prompt_tokens: int
+    candidates: tuple[str, ...]
+    overlap_tokens: list[int]
+    queued_tokens: list[int]
+    running: list[int]
+    costs: list[float] | None
+    chosen: str
+    why: str
+    attempts: int = 1
+    # What really happened.
+    status: int | None = None
+    outcome: str | None = None
+    cached_tokens: int | None = None
+    ttft_s: float | None = None
+    duration_s: float | None = None

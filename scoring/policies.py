@@ -1,0 +1,125 @@
+"""The policies: given what each candidate holds of the prompt and how busy it is, which one gets the request.
+
+Owns the choices and their names. A policy is a small object with `choose`; those that remember something between
+requests (round robin's turn) keep it in themselves. Ties break at random among equals, so that several routers with
+equal views do not herd. Must never do I/O, read a clock, or change a load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Protocol
+
+from xxhash import xxh3_64_intdigest
+
+from scoring.cost import Rates, costs_s
+from scoring.decision import Choice, Query
+from scoring.ledger import ReplicaLoad
+
+
+class Policy(Protocol):
+    """`choose` gets one or more candidates and, parallel to them, the tokens of the prompt that each already holds."""
+
+    name: str
+
+    def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice: ...
+
+
+class Kv:
+    """Least predicted cost: the request's own wait plus the harm it does there (see cost.py)."""
+
+    name = "kv"
+
+    def __init__(self, rng: Random, rates: Rates | None = None) -> None:
+        self._rng = rng
+        self._rates = rates or Rates()
+
+    def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice:
+        costs = costs_s(loads, overlaps, query.prompt_tokens, query.output_tokens, self._rates)
+        return Choice(_least(costs, loads, self._rng), "least predicted cost", costs)
+
+
+class LeastLoad:
+    """Fewest open requests."""
+
+    name = "least_load"
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+
+    def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice:
+        running = [load.waiting + load.decoding for load in loads]
+        least = min(running)
+        if running.count(least) == 1:
+            return Choice(running.index(least), "fewest open requests")
+        ties = [index for index, count in enumerate(running) if count == least]
+        return Choice(self._rng.choice(ties), "fewest open requests")
+
+
+class RoundRobin:
+    """Each in turn."""
+
+    name = "round_robin"
+
+    def __init__(self, rng: Random) -> None:
+        self._turn = rng.randrange(1 << 16)
+
+    def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice:
+        self._turn += 1
+        return Choice(self._turn % len(loads), "next in turn")
+
+
+class UniformRandom:
+    """Any, with equal chance."""
+
+    name = "random"
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+
+    def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice:
+        return Choice(self._rng.randrange(len(loads)), "at random")
+
+
+class Session:
+    """The same session to the same replica: rendezvous hashing, so that a change of the fleet moves only the sessions
+    it must.
+
+    Requests without a session go to the fewest open requests.
+    """
+
+    name = "session"
+
+    def __init__(self, rng: Random) -> None:
+        self._sessionless = LeastLoad(rng)
+
+    def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice:
+        if not query.session:
+            return self._sessionless.choose(query, loads, overlaps)
+        seed = xxh3_64_intdigest(query.session.encode())
+        weights = [xxh3_64_intdigest(load.name.encode(), seed) for load in loads]
+        return Choice(weights.index(max(weights)), "the session's replica")
+
+
+POLICIES: dict[str, Callable[[Random], Policy]] = {
+    policy.name: policy for policy in (Kv, LeastLoad, RoundRobin, UniformRandom, Session)
+}
+
+
+def make_policy(name: str, rng: Random) -> Policy:
+    """Raises ValueError, naming the known policies, for an unknown name."""
+    try:
+        return POLICIES[name](rng)
+    except KeyError:
+        raise ValueError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}") from None
+
+
+def _least(costs: Sequence[float], loads: Sequence[ReplicaLoad], rng: Random) -> int:
+    """Position of the least cost; among equals, of the least open requests; among those, at random."""
+    least = min(costs)
+    if costs.count(least) == 1:
+        return costs.index(least)
+    ties = [index for index, cost in enumerate(costs) if cost == least]
+    fewest = min(loads[index].running for index in ties)
+    return rng.choice([index for index in ties if loads[index].running == fewest])
