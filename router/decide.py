@@ -45,41 +45,43 @@ class Decider:
         names: tuple[str, ...],
         prompt: PromptKeys,
         query: Query,
-        *,
         request_id: str,
         model: str,
         path: str,
         now: float,
     ) -> Decision:
         """`candidates` is not empty, `names` runs parallel to it. Books the request on the chosen replica at once."""
+        keys = prompt.keys
         tokens = prompt.tokens
-        block_size = prompt.block_size
-        # At least one token of a prompt is always computed: the one whose output comes first.
-        most = tokens - 1 if tokens else 0
-        overlaps = [min(blocks * block_size, most) for blocks in self._residency.overlaps(prompt.keys, candidates, now)]
+        overlaps = self._residency.overlaps(keys, candidates, now)
+        if keys:
+            # At least one token of a prompt is always computed: the one whose output comes first.
+            block_size, most = prompt.block_size, tokens - 1
+            overlaps = [min(blocks * block_size, most) for blocks in overlaps]
         loads = [replica.load for replica in candidates]
         choice = self.policy.choose(query, loads, overlaps)
         chosen = candidates[choice.index]
+        overlap = overlaps[choice.index]
         receipt = Receipt(
-            request_id=request_id,
-            at=time.time(),
-            model=model,
-            path=path,
-            policy=self.policy.name,
-            mode=prompt.mode,
-            prompt_tokens=tokens,
-            candidates=names,
-            overlap_tokens=overlaps,
-            queued_tokens=[load.queued_tokens for load in loads],
-            running=[load.waiting + load.decoding for load in loads],
-            costs=choice.costs,
-            chosen=chosen.name,
-            why=choice.why,
+            request_id,
+            time.time(),
+            model,
+            path,
+            self.policy.name,
+            prompt.mode,
+            tokens,
+            names,
+            overlaps,
+            [(load.queued_tokens, load.waiting, load.decoding) for load in loads],
+            choice.costs,
+            chosen.name,
+            choice.why,
         )
-        booking = chosen.load.book(tokens, tokens - overlaps[choice.index])
-        self._residency.routed(chosen, prompt.keys, now)
-        self._telemetry.routed[chosen.name] += 1
-        self._telemetry.prompt_tokens += tokens
-        self._telemetry.overlap_tokens += overlaps[choice.index]
+        booking = chosen.load.book(tokens, tokens - overlap)
+        self._residency.routed(chosen, keys, now)
+        telemetry = self._telemetry
+        telemetry.routed[chosen.name] += 1
+        telemetry.prompt_tokens += tokens
+        telemetry.overlap_tokens += overlap
         self.receipts.append(receipt)
         return Decision(chosen, booking, receipt)

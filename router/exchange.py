@@ -251,12 +251,12 @@ class Exchange:
         """The client reads more slowly than the replica writes."""
         self._paused = True
         if self._connection is not None:
-            self._connection.transport.pause_reading()
+            self._connection.pause()
 
     def resume(self) -> None:
         self._paused = False
         if self._connection is not None:
-            self._connection.transport.resume_reading()
+            self._connection.resume()
 
     def sweep(self, now: float) -> None:
         """Called about once a second: end an exchange in which nothing has moved for too long."""

@@ -127,10 +127,10 @@ class Gateway:
             self._decider,
             prompt,
             Query(prompt.tokens, output, session),
-            request_id=exchange.request_id,
-            model=ask.model,
-            path=path,
-            clock=self._clock,
+            exchange.request_id,
+            ask.model,
+            path,
+            self._clock,
         )
 
     def _exchange(self, client: Downstream, request: Request, started: float) -> Exchange:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import aiohttp
 import msgspec
-from radix.feed import Outcome
 
 from radix.events import EventBatch, Registration, Snapshot, decode_snapshot
+from radix.feed import Outcome
 from router.errors import Refusal
 from router.fleet import Address, Fleet, Replica, State
 from router.health import HealthProber

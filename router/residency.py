@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from radix.events import EventBatch, Snapshot
 from radix.feed import Outcome, ReplicaFeed
 from radix.index import PrefixIndex
 from radix.predicted import PredictedResidency
-
-from radix.events import EventBatch, Snapshot
 from router.fleet import Fleet, Replica, State
 
 HINT_TTL_S = 30.0

@@ -9,6 +9,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from router.decide import Decider, Decision
 from router.errors import model_not_found, unavailable
 from router.fleet import Fleet, Replica
@@ -38,43 +40,23 @@ def candidates_of(pool: Pool, tried: frozenset[Replica]) -> tuple[tuple[Replica,
     return left, tuple(replica.name for replica in left)
 
 
-class InferenceRoute:
+class InferenceRoute(msgspec.Struct):
     """By the prompt: the policy weighs what each candidate holds of it and how busy it is."""
 
-    repeatable = True  # generating again elsewhere does no harm
-
-    def __init__(
-        self,
-        fleet: Fleet,
-        decider: Decider,
-        prompt: PromptKeys,
-        query: Query,
-        *,
-        request_id: str,
-        model: str,
-        path: str,
-        clock: Callable[[], float],
-    ) -> None:
-        self._fleet = fleet
-        self._decider = decider
-        self._prompt = prompt
-        self._query = query
-        self._request_id = request_id
-        self._model = model
-        self._path = path
-        self._clock = clock
+    fleet: Fleet
+    decider: Decider
+    prompt: PromptKeys
+    query: Query
+    request_id: str
+    model: str
+    path: str
+    clock: Callable[[], float]
+    repeatable: bool = True  # generating again elsewhere does no harm
 
     def choose(self, tried: frozenset[Replica]) -> Decision:
-        candidates, names = candidates_of(pool_of(self._fleet, self._model), tried)
-        return self._decider.decide(
-            candidates,
-            names,
-            self._prompt,
-            self._query,
-            request_id=self._request_id,
-            model=self._model,
-            path=self._path,
-            now=self._clock(),
+        candidates, names = candidates_of(pool_of(self.fleet, self.model), tried)
+        return self.decider.decide(
+            candidates, names, self.prompt, self.query, self.request_id, self.model, self.path, self.clock()
         )
 
 

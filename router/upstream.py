@@ -47,6 +47,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_framing",
         "_held",
         "_holds",
+        "_paused",
         "_pool",
         "_reusable",
         "_sink",
@@ -66,6 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._sink: Callable[[bytes], None] | None = None
         self._held = b""
         self._holds = False
+        self._paused = False
         self._reusable = False
 
     def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
@@ -81,6 +83,17 @@ class UpstreamConnection(asyncio.Protocol):
         """Drop the connection and forget its exchange: the replica sees its client leave."""
         self.exchange = None
         self.transport.abort()
+
+    def pause(self) -> None:
+        """Stop reading: the client is slower than the replica."""
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
 
     # The life of a connection, as the event loop tells it.
 
@@ -183,8 +196,8 @@ class UpstreamConnection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         self._framing = self._sink = None
         self._holds = False
-        if self._reusable and not self.transport.is_closing():
-            self.transport.resume_reading()
+        if self._reusable:
+            self.resume()
             self._pool.release(self)
         else:
             self.transport.abort()

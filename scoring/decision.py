@@ -28,7 +28,7 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
 
 class Receipt(msgspec.Struct, omit_defaults=True):
     """One routed request. Tokens are counts, times are seconds; `at` is Unix time. Lists run parallel to
-    `candidates`.
+    `candidates`; `loads` holds uncached tokens queued, requests without a first byte, requests decoding.
     """
 
     request_id: str
@@ -40,8 +40,7 @@ class Receipt(msgspec.Struct, omit_defaults=True):
     prompt_tokens: int
     candidates: tuple[str, ...]
     overlap_tokens: list[int]
-    queued_tokens: list[int]
-    running: list[int]
+    loads: list[tuple[int, int, int]]
     costs: list[float] | None
     chosen: str
     why: str

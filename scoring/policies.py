@@ -50,11 +50,7 @@ class LeastLoad:
 
     def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice:
         running = [load.waiting + load.decoding for load in loads]
-        least = min(running)
-        if running.count(least) == 1:
-            return Choice(running.index(least), "fewest open requests")
-        ties = [index for index, count in enumerate(running) if count == least]
-        return Choice(self._rng.choice(ties), "fewest open requests")
+        return Choice(_fewest(running, self._rng, range(len(loads))), "fewest open requests")
 
 
 class RoundRobin:
@@ -115,11 +111,25 @@ def make_policy(name: str, rng: Random) -> Policy:
         raise ValueError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}") from None
 
 
-def _least(costs: Sequence[float], loads: Sequence[ReplicaLoad], rng: Random) -> int:
+def _least(costs: list[float], loads: Sequence[ReplicaLoad], rng: Random) -> int:
     """Position of the least cost; among equals, of the least open requests; among those, at random."""
     least = min(costs)
     if costs.count(least) == 1:
         return costs.index(least)
     ties = [index for index, cost in enumerate(costs) if cost == least]
-    fewest = min(loads[index].running for index in ties)
-    return rng.choice([index for index in ties if loads[index].running == fewest])
+    return _fewest([loads[index].waiting + loads[index].decoding for index in ties], rng, ties)
+
+
+def _fewest(running: list[int], rng: Random, positions: Sequence[int]) -> int:
+    """Of `positions`, one whose entry in `running` (parallel) is least; among equals, at random."""
+    least = min(running)
+    count = running.count(least)
+    if count == 1:
+        return positions[running.index(least)]
+    turn = int(rng.random() * count)
+    for position, load in zip(positions, running, strict=True):
+        if load == least:
+            if turn == 0:
+                return position
+            turn -= 1
+    raise AssertionError("fewer equals than were counted")

@@ -1,7 +1,8 @@
-"""What the router's tests run against: a router of their own on real sockets, and upstream servers that do as a test says.
+"""What the router's tests run against: a router of their own on real sockets, and upstream servers that do as a test
+says.
 
-The scripted upstream stands for any server that the router may meet, well-behaved or not; our own replica is tested as it
-is, in test_end_to_end.py.
+The scripted upstream stands for any server that the router may meet, well-behaved or not; our own replica is tested
+as it is, in test_end_to_end.py.
 """
 
 from __future__ import annotations
@@ -121,10 +122,8 @@ class Peer:
 
     def send_json(self, value: Any, status: int = 200, extra: str = "") -> None:
         body = json.dumps(value).encode()
-        self.send(
-            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n{extra}\r\n".encode()
-            + body
-        )
+        lines = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{extra}\r\n"
+        self.send(f"HTTP/1.1 {status} X\r\n{lines}".encode() + body)
 
     def send_stream_head(self) -> None:
         self.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -160,11 +159,11 @@ Script = Callable[[Peer, bytes, bytes], None]
 class Upstream:
     """A server that answers health probes and model lists, and does `script(peer, head, body)` for everything else."""
 
-    def __init__(self, script: Script, models: tuple[str, ...] = ("m",)) -> None:
+    def __init__(self, script: Script, models: tuple[str, ...] = ("m",), port: int = 0) -> None:
         self._script = script
         self._models = models
         self.requests: queue.Queue[tuple[bytes, bytes]] = queue.Queue()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._sockets: set[socket.socket] = set()
@@ -220,8 +219,8 @@ class Upstream:
 
 
 @contextmanager
-def upstream(script: Script, models: tuple[str, ...] = ("m",)) -> Iterator[Upstream]:
-    server = Upstream(script, models)
+def upstream(script: Script, models: tuple[str, ...] = ("m",), port: int = 0) -> Iterator[Upstream]:
+    server = Upstream(script, models, port)
     try:
         yield server
     finally:

@@ -1,4 +1,6 @@
-"""HTTP/1.1 through the router, on real sockets: what a client sends arrives whole, what a replica answers comes back as it is."""
+"""HTTP/1.1 through the router, on real sockets: what a client sends arrives whole, what a replica answers comes back
+as it is.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,8 @@ def test_a_request_byte_by_byte(client: Client) -> None:
 def test_expect_continue_is_met_before_the_body_comes(client: Client) -> None:
     body = json.dumps(chat()).encode()
     client.send(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+        % len(body)
     )
     assert client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     client.send(body)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ trailers = st.sampled_from([b"0\r\n\r\n", b"0\r\nX-Sum: 1\r\n\r\n", b"0;x=1\r\nA
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False) if start < end]
+    return [data[start:end] for start, end in itertools.pairwise(edges) if start < end]
 
 
 @given(chunks, trailers, st.lists(st.integers(min_value=0, max_value=10_000), max_size=8), st.binary(max_size=9))
@@ -38,7 +40,9 @@ def test_the_end_of_a_chunked_body_is_found_however_it_is_cut(
 
 
 @given(chunks.filter(bool), st.lists(st.integers(min_value=0, max_value=10_000), max_size=8))
-def test_held_back_at_boundaries_a_body_passes_whole_and_only_whole_chunks_do(body: list[bytes], cuts: list[int]) -> None:
+def test_held_back_at_boundaries_a_body_passes_whole_and_only_whole_chunks_do(
+    body: list[bytes], cuts: list[int]
+) -> None:
     message = b"".join(map(chunk, body))
     ends = {sum(len(chunk(part)) for part in body[:count]) for count in range(len(body) + 1)}
     framing = ChunkedFraming()
