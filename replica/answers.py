@@ -1,0 +1,126 @@
+"""What clients get: OpenAI's response bodies and stream chunks, for chats and for completions.
+
+Owns their form. Must never decide what is in an answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from replica.request import Finish, Request
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(slots=True)
+class Answer:
+    """One whole answer, as it grows."""
+
+    text: str = ""
+    finish: Finish | None = None
+
+
+class Form:
+    """The shape of one response. Subclasses say how a choice looks."""
+
+    prefix = ""
+    kind = ""
+    chunk_kind = ""
+
+    def __init__(self, model: str, request_id: str, with_usage: bool) -> None:
+        self._model = model
+        self._id = f"{self.prefix}-{request_id}"
+        self._created = int(time.time())
+        self.with_usage = with_usage
+
+    def whole(self, answers: Sequence[Answer], requests: Sequence[Request]) -> bytes:
+        """The body of a response that is not streamed."""
+        choices = [self.choice(index, answer) for index, answer in enumerate(answers)]
+        return msgspec.json.encode(self._envelope(self.kind, choices) | {"usage": usage(requests)})
+
+    def opening(self, index: int) -> bytes:
+        """What a stream says before the first text of an answer."""
+        return b""
+
+    def chunk(self, index: int, text: str, finish: Finish | None) -> bytes:
+        """One event of a stream."""
+        return self._event([self.delta(index, text, finish)], None)
+
+    def usage_chunk(self, requests: Sequence[Request]) -> bytes:
+        """The last event of a stream, where the client asked for usage."""
+        return self._event([], usage(requests))
+
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def delta(self, index: int, text: str, finish: Finish | None) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _event(self, choices: list[dict[str, Any]], used: dict[str, Any] | None) -> bytes:
+        envelope = self._envelope(self.chunk_kind, choices)
+        if self.with_usage:
+            envelope["usage"] = used
+        return sse(msgspec.json.encode(envelope))
+
+    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model, "choices": choices}
+
+
+class ChatForm(Form):
+    prefix = "chatcmpl"
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+
+    def opening(self, index: int) -> bytes:
+        return self._event([_streamed(index, {"role": "assistant", "content": ""}, None)], None)
+
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": _reason(answer.finish)}
+
+    def delta(self, index: int, text: str, finish: Finish | None) -> dict[str, Any]:
+        return _streamed(index, {"content": text} if text else {}, finish)
+
+
+class CompletionForm(Form):
+    prefix = "cmpl"
+    kind = "text_completion"
+    chunk_kind = "text_completion"
+
+    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        return self.delta(index, answer.text, answer.finish)
+
+    def delta(self, index: int, text: str, finish: Finish | None) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": None, "finish_reason": _reason(finish)}
+
+
+def usage(requests: Sequence[Request]) -> dict[str, Any]:
+    """Tokens of a response. A prompt counts once, however many answers it got."""
+    firsts = [request for request in requests if request.variant == 0]
+    prompt = sum(request.prompt_tokens for request in firsts)
+    cached = sum(request.cached or 0 for request in firsts)
+    output = sum(request.output_tokens for request in requests)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def sse(data: bytes) -> bytes:
+    """One server-sent event."""
+    return b"data: " + data + b"\n\n"
+
+
+def _streamed(index: int, delta: dict[str, Any], finish: Finish | None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": _reason(finish)}
+
+
+def _reason(finish: Finish | None) -> str | None:
+    return finish.value if finish else None

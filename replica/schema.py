@@ -1,0 +1,183 @@
+"""What clients ask for: OpenAI's request bodies, with vLLM's additions, decoded by type and checked.
+
+Owns the reading of bodies. Must never ignore a field whose meaning changes the answer: such a field is refused. Fields
+that it does not know are left alone, as every OpenAI-compatible server does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from replica.errors import ApiError, unsupported
+
+# Answers to one body, over all of its prompts.
+MOST_ANSWERS = 128
+# OpenAI's default for completions. Chats go on until the answer ends.
+COMPLETION_TOKENS = 16
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = False
+
+
+class Ask(msgspec.Struct, kw_only=True):
+    """What chats and completions have in common."""
+
+    model: str = ""
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    max_tokens: int | None = None
+    cache_salt: str | None = None
+    logit_bias: dict[str, float] | None = None
+    response_format: dict[str, Any] | None = None
+
+    @property
+    def answers(self) -> int:
+        """Answers wanted to each prompt."""
+        return 1 if self.n is None else self.n
+
+    @property
+    def stops(self) -> Sequence[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or ()
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with a chunk of usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def check(self) -> None:
+        """Raises ApiError for what is missing, out of range or not supported."""
+        if not self.model:
+            raise ApiError("You must provide a model parameter.", param="model")
+        if not 1 <= self.answers <= MOST_ANSWERS:
+            raise ApiError(f"`n` must be between 1 and {MOST_ANSWERS}.", param="n")
+        if "" in self.stops:
+            raise ApiError("A stop string must not be empty.", param="stop")
+        if self.stream_options is not None and not self.stream:
+            raise ApiError("`stream_options` is only allowed with `stream` set to true.", param="stream_options")
+        if self.logit_bias:
+            raise unsupported("logit_bias", "logit biases")
+        form = self.response_format
+        if form is not None and form.get("type", "text") != "text":
+            raise unsupported("response_format", f"the response format {form['type']!r}; only text")
+
+
+class ChatAsk(Ask, kw_only=True):
+    messages: list[dict[str, Any]] | None = None
+    max_completion_tokens: int | None = None
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    function_call: str | dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    modalities: list[str] | None = None
+    documents: list[Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Output tokens the client allows; None when it names no number."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def check(self) -> None:
+        super().check()
+        if not self.messages:
+            raise ApiError("You must provide `messages` as a list of at least one message.", param="messages")
+        _check_length(self.most_tokens, "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens")
+        if self.logprobs or self.top_logprobs:
+            raise unsupported("logprobs", "log probabilities")
+        if not (self.tool_choice is None or self.tool_choice in ("none", "auto")):
+            raise unsupported("tool_choice", "a required tool call; only `tool_choice` none and auto")
+        if not (self.function_call is None or self.function_call in ("none", "auto")):
+            raise unsupported("function_call", "a required function call")
+        if self.modalities is not None and self.modalities != ["text"]:
+            raise unsupported("modalities", "output other than text")
+
+
+class CompletionAsk(Ask, kw_only=True):
+    """`prompt`: text, token ids, or a list of either."""
+
+    prompt: str | list[str | int | list[int]] | None = None
+    add_special_tokens: bool | None = None
+    logprobs: int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+    @property
+    def most_tokens(self) -> int:
+        return COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
+
+    def check(self) -> None:
+        super().check()
+        _check_length(self.max_tokens, "max_tokens")
+        if len(self.prompts()) * self.answers > MOST_ANSWERS:
+            raise ApiError(f"A request may ask for {MOST_ANSWERS} answers at most, over all prompts.", param="prompt")
+        if self.logprobs is not None:
+            raise unsupported("logprobs", "log probabilities")
+        if self.echo:
+            raise unsupported("echo", "echoing the prompt")
+        if self.suffix:
+            raise unsupported("suffix", "a suffix")
+        if self.best_of is not None and self.best_of != self.answers:
+            raise unsupported("best_of", "`best_of` other than `n`")
+
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt, as text or token ids. Raises ApiError for an empty one, or a mixture."""
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            prompts: list[str | list[int]] = [prompt]
+        elif prompt and all(isinstance(token, int) for token in prompt):
+            prompts = [[token for token in prompt if isinstance(token, int)]]
+        else:
+            prompts = [part for part in prompt or () if not isinstance(part, int)]
+            if len(prompts) != len(prompt or ()):
+                raise ApiError("`prompt` must not mix token ids with other prompts.", param="prompt")
+        if not prompts or not all(prompts):
+            raise ApiError("You must provide a prompt that is not empty.", param="prompt")
+        return prompts
+
+
+class TokenizeAsk(msgspec.Struct, kw_only=True):
+    """vLLM's /tokenize: either `prompt` or `messages`."""
+
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    tools: list[Any] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeAsk(msgspec.Struct, kw_only=True):
+    tokens: list[int]
+
+
+Body = TypeVar("Body", ChatAsk, CompletionAsk, TokenizeAsk, DetokenizeAsk)
+
+
+def read(body: bytes, kind: type[Body]) -> Body:
+    """Raises ApiError for anything but an object with fields of the right types."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise ApiError(f"The request body has a field that is missing or of the wrong type: {error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(f"The request body is not valid JSON: {error}.") from None
+
+
+def _check_length(tokens: int | None, param: str) -> None:
+    if tokens is not None and tokens < 1:
+        raise ApiError(f"`{param}` must be at least 1.", param=param)

@@ -1,0 +1,242 @@
+"""The replica's HTTP server: OpenAI's API, vLLM's extras, and two pages for routers.
+
+Owns the routes and the life of a response. Must never leave a request in the engine whose client has gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from aiohttp import web
+
+from radix.events import Registration, encode
+from replica.answers import DONE, Answer, ChatForm, CompletionForm, Form, sse
+from replica.engine import Engine, EngineStopped, Generation, GenerationFailed, Output
+from replica.errors import CONTEXT_LENGTH_EXCEEDED, ApiError, error_body
+from replica.intake import Intake
+from replica.metrics import Metrics
+from replica.request import Request
+from replica.scheduler import NeverFits
+from replica.schema import ChatAsk, CompletionAsk, DetokenizeAsk, TokenizeAsk, read
+
+CACHED_TOKENS = "x-radixgate-cached-tokens"
+MOST_BODY_BYTES = 64 * 2**20
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Server:
+    """The handlers. `account` gives the replica's current account of itself."""
+
+    def __init__(self, engine: Engine, intake: Intake, metrics: Metrics, account: Callable[[], Registration]) -> None:
+        self._engine = engine
+        self._intake = intake
+        self._metrics = metrics
+        self._account = account
+        self.draining = False
+
+    def application(self) -> web.Application:
+        app = web.Application(middlewares=[_errors_in_openai_form], client_max_size=MOST_BODY_BYTES)
+        app.add_routes(
+            [
+                web.post("/v1/chat/completions", self._chat),
+                web.post("/v1/completions", self._completion),
+                web.get("/v1/models", self._models),
+                web.get("/v1/models/{model:.+}", self._model),
+                web.post("/tokenize", self._tokenize),
+                web.post("/detokenize", self._detokenize),
+                web.get("/health", self._health),
+                web.get("/metrics", self._prometheus),
+                web.get("/version", self._version),
+                web.get("/radixgate/info", self._info),
+                web.get("/radixgate/blocks", self._blocks),
+            ]
+        )
+        return app
+
+    async def _chat(self, http: web.Request) -> web.StreamResponse:
+        body = await http.read()
+        ask = read(body, ChatAsk)
+        requests = await self._intake.chat(ask, len(body))
+        return await self._answer(http, requests, ChatForm(ask.model, _id(http), ask.wants_usage), bool(ask.stream))
+
+    async def _completion(self, http: web.Request) -> web.StreamResponse:
+        body = await http.read()
+        ask = read(body, CompletionAsk)
+        requests = await self._intake.completion(ask, len(body))
+        return await self._answer(
+            http, requests, CompletionForm(ask.model, _id(http), ask.wants_usage), bool(ask.stream)
+        )
+
+    async def _answer(self, http: web.Request, requests: list[Request], form: Form, stream: bool) -> web.StreamResponse:
+        generation = self._submit(requests)
+        try:
+            # Nothing is sent before the first token: until then the client, or a router, can be given a plain error.
+            first = await anext(generation)
+            if stream:
+                return await _stream(http, generation, form, first)
+            return await _whole(generation, form, first)
+        except GenerationFailed as error:
+            raise ApiError(str(error), status=HTTPStatus.INTERNAL_SERVER_ERROR) from None
+        finally:
+            self._engine.cancel(generation)
+
+    def _submit(self, requests: list[Request]) -> Generation:
+        try:
+            if self.draining:
+                raise EngineStopped("the replica is shutting down")
+            return self._engine.submit(requests)
+        except EngineStopped as error:
+            raise ApiError(str(error), status=HTTPStatus.SERVICE_UNAVAILABLE, code="unavailable") from None
+        except NeverFits as error:
+            raise ApiError(str(error), code=CONTEXT_LENGTH_EXCEEDED) from None
+
+    async def _models(self, http: web.Request) -> web.Response:
+        return _json({"object": "list", "data": [self._card()]})
+
+    async def _model(self, http: web.Request) -> web.Response:
+        if http.match_info["model"] != self._intake.model:
+            raise ApiError(
+                f"The model `{http.match_info['model']}` does not exist.", status=404, code="model_not_found"
+            )
+        return _json(self._card())
+
+    def _card(self) -> dict[str, Any]:
+        account = self._account()
+        return {
+            "id": self._intake.model,
+            "object": "model",
+            "created": account.epoch // 10**9,
+            "owned_by": "radixgate",
+            "root": self._intake.model,
+            "parent": None,
+            "max_model_len": self._intake.max_model_len,
+        }
+
+    async def _tokenize(self, http: web.Request) -> web.Response:
+        body = await http.read()
+        ask = read(body, TokenizeAsk)
+        tokens = await self._intake.tokens(ask, len(body))
+        pieces = [self._intake.tokenizer.decode([token], False) for token in tokens] if ask.return_token_strs else None
+        answer = {
+            "count": len(tokens),
+            "max_model_len": self._intake.max_model_len,
+            "tokens": tokens,
+            "token_strs": pieces,
+        }
+        return _json(answer)
+
+    async def _detokenize(self, http: web.Request) -> web.Response:
+        ask = read(await http.read(), DetokenizeAsk)
+        self._intake.check_ids(ask.tokens, "tokens")
+        return _json({"prompt": self._intake.tokenizer.decode(ask.tokens, False)})
+
+    async def _health(self, http: web.Request) -> web.Response:
+        if self.draining:
+            raise ApiError("the replica is shutting down", status=HTTPStatus.SERVICE_UNAVAILABLE)
+        if not self._engine.healthy:
+            reason = self._engine.failure or "the engine does not run"
+            raise ApiError(reason, status=HTTPStatus.SERVICE_UNAVAILABLE)
+        return web.Response()
+
+    async def _prometheus(self, http: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.render(), headers={"content-type": "text/plain; version=0.0.4"})
+
+    async def _version(self, http: web.Request) -> web.Response:
+        return _json({"version": _own_version()})
+
+    async def _info(self, http: web.Request) -> web.Response:
+        return _json(self._account())
+
+    async def _blocks(self, http: web.Request) -> web.Response:
+        return web.Response(body=encode(self._engine.snapshot()), content_type="application/msgpack")
+
+
+async def _whole(generation: Generation, form: Form, first: list[tuple[int, Output]]) -> web.Response:
+    answers = [Answer() for _ in generation.requests]
+    _collect(answers, first)
+    async for grown in generation:
+        _collect(answers, grown)
+    body = form.whole(answers, generation.requests)
+    headers = {CACHED_TOKENS: str(generation.cached_tokens)}
+    return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+def _collect(answers: list[Answer], grown: list[tuple[int, Output]]) -> None:
+    for index, output in grown:
+        answers[index].text += output.text
+        answers[index].finish = output.finish
+
+
+async def _stream(
+    http: web.Request, generation: Generation, form: Form, first: list[tuple[int, Output]]
+) -> web.StreamResponse:
+    response = web.StreamResponse(
+        headers={
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            CACHED_TOKENS: str(generation.cached_tokens),
+        }
+    )
+    await response.prepare(http)
+    opened: set[int] = set()
+    await _send(response, form, opened, first)
+    try:
+        async for grown in generation:
+            await _send(response, form, opened, grown)
+        if form.with_usage:
+            await response.write(form.usage_chunk(generation.requests))
+    except GenerationFailed as error:
+        await response.write(sse(error_body(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))))
+    await response.write(DONE)
+    await response.write_eof()
+    return response
+
+
+async def _send(response: web.StreamResponse, form: Form, opened: set[int], grown: list[tuple[int, Output]]) -> None:
+    events = []
+    for index, output in grown:
+        if index not in opened:
+            opened.add(index)
+            events.append(form.opening(index))
+        if output.text or output.finish:
+            events.append(form.chunk(index, output.text, output.finish))
+    if data := b"".join(events):
+        await response.write(data)
+
+
+@web.middleware
+async def _errors_in_openai_form(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return web.Response(body=error.body(), status=error.status, content_type="application/json")
+    except web.HTTPException as error:
+        headers = {"allow": error.headers["allow"]} if "allow" in error.headers else None
+        message = {
+            404: f"There is no {request.path} here; this is an OpenAI-compatible server, try /v1/models.",
+            405: f"{request.path} does not take {request.method}.",
+            413: f"The request body is larger than {MOST_BODY_BYTES} bytes.",
+        }.get(error.status, error.reason)
+        body = error_body(error.status, message)
+        return web.Response(body=body, status=error.status, content_type="application/json", headers=headers)
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+
+
+def _id(http: web.Request) -> str:
+    return http.headers.get("x-request-id") or uuid4().hex
+
+
+def _own_version() -> str:
+    try:
+        return version("radixgate")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,123 @@
+"""`radixgate replica` as a process: it says when it is ready, ends cleanly, and names the flag that is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from radix.events import Registration
+from replica.cli import replica
+from tests.replica.test_reporter import Control
+
+QUICK = ("--step-ms", "1", "--prefill-rate", "1e6")
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A replica process and its ready line."""
+    command = [sys.executable, "-m", "replica.cli", "--listen", "127.0.0.1:0", *QUICK, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            yield child, child.stdout.readline().strip()
+        finally:
+            child.kill()
+
+
+def wrong(arguments: Sequence[str]) -> str:
+    """What is said about the arguments, which must be refused."""
+    result = CliRunner().invoke(replica, arguments)
+    assert result.exit_code in (1, 2), result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return " ".join(result.output.replace("\n", " ").split())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_told_to_end(number: signal.Signals) -> None:
+    with process("--name", "r1", "--served-model-name", "tiny", "--drain-timeout", "0.1") as (child, ready):
+        before, url = ready.rsplit(" ", 1)
+        assert before == "replica r1 serving tiny on"
+        body = {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": "Hello"}],
+            "stream": True,
+            "max_tokens": 30_000,
+        }
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            child.send_signal(number)
+            *_, error, done = [line for line in lines if line]
+        assert "shutting down" in error
+        assert done == "data: [DONE]"
+        assert child.wait(10) == 0
+        assert child.stderr is not None
+        assert "Traceback" not in child.stderr.read()
+
+
+async def test_it_joins_a_router_and_leaves_it() -> None:
+    control = Control()
+    async with control.listening() as port:
+        arguments = ("--name", "r/1", "--join", f"http://127.0.0.1:{port}", "--advertise", "http://10.1.2.3:80")
+        with process(*arguments, "--kv-tokens", "1000", "--block-size", "8") as (child, ready):
+            said = await control.registrations.get()
+            async with httpx.AsyncClient(base_url=ready.rsplit(" ", 1)[1]) as http:
+                info = await http.get("/radixgate/info")
+            assert msgspec.json.decode(info.content, type=Registration) == said
+            assert (said.url, said.block_size, said.capacity_blocks) == ("http://10.1.2.3:80", 8, 125)
+            assert said.max_model_len == 1000
+            assert (Path(said.tokenizer) / "tokenizer.json").is_file()
+            assert said.tokenizer_fingerprint
+            child.terminate()
+            assert await control.left.get() == str(said.epoch)
+            assert await asyncio.to_thread(child.wait, 10) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--listen", "8000"], "'--listen': '8000' is not HOST:PORT"),
+        (["--listen", "127.0.0.1:http"], "is not HOST:PORT"),
+        (["--listen", "127.0.0.1:99999"], "is not HOST:PORT"),
+        (["--join", "127.0.0.1:9400"], "'--join': '127.0.0.1:9400' is not a URL"),
+        (["--join", "http://h:port"], "is not a URL"),
+        (["--advertise", "replica-1"], "'--advertise': 'replica-1' is not a URL"),
+        (["--listen", "0.0.0.0:8000", "--join", "http://127.0.0.1:1"], "--advertise"),
+        (["--tokenizer", "/nowhere"], "--tokenizer"),
+        (["--model", "/models/llama"], "needs the `replica` extra"),
+        (["--kv-blocks", "0"], "--kv-blocks"),
+        (["--kv-blocks", "10", "--kv-tokens", "160"], "either --kv-blocks or --kv-tokens"),
+        (["--kv-tokens", "15"], "less than one block of 16"),
+        (["--kv-blocks", "10", "--max-model-len", "161"], "--max-model-len"),
+        (["--max-batched-tokens", "4"], "--max-batched-tokens"),
+        (["--speedup", "0"], "--speedup"),
+    ],
+)
+def test_a_wrong_flag_is_named(arguments: list[str], said: str) -> None:
+    assert said in wrong(arguments)
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert f"cannot listen on {listen} (--listen): Address already in use" in wrong(["--listen", listen])
+
+
+def test_help_names_every_flag_and_needs_no_torch() -> None:
+    script = "import sys, replica.service, replica.cli; print('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
+    text = CliRunner().invoke(replica, ["--help"]).output
+    for option in replica.params:
+        assert option.opts[-1] in text
