@@ -1,4 +1,4 @@
-"""Bad input gets a clear JSON error in OpenAI's form and the right status, and leaves the connection in a sane state."""
+"""Bad input gets a clear error in OpenAI's form and the right status, and leaves the connection in a sane state."""
 
 from __future__ import annotations
 
