@@ -31,7 +31,6 @@ LONG_TAIL_BYTES = 8 << 10
 MIN_PIECE = 256
 
 _MAX_SEEDS = 1024
-_MAX_TOKEN_ID = 0xFFFF_FFFF
 
 
 class PromptKeys(msgspec.Struct, frozen=True, gc=False):
@@ -180,7 +179,7 @@ class ExactPrompts:
 
     def _finish(self, plan: _Plan, ids: list[list[int]]) -> PromptKeys:
         known = plan.known
-        # The last piece ends with the prompt, not at a cut: another prompt's text may go on where it stops.
+        # The last piece ends with the prompt, not at a cut: no longer prompt would have it as a piece.
         self._cache.extend(known, plan.head, plan.pieces[:-1], ids[:-1])
         known.append(ids[-1] + plan.end if plan.end else ids[-1], self._block_size)
         return PromptKeys(known.keys, known.tokens(self._block_size), self._block_size, "exact")
@@ -190,9 +189,12 @@ class ExactPrompts:
         return self._finish(plan, await asyncio.get_running_loop().run_in_executor(executor, encode, plan.pieces))
 
     def _of_ids(self, ids: list[Any], seed: int) -> PromptKeys:
-        if not all(type(item) is int and 0 <= item <= _MAX_TOKEN_ID for item in ids):
-            return PromptKeys([], len(ids), self._block_size, "none")
-        return PromptKeys(block_keys(ids, self._block_size, seed), len(ids), self._block_size, "exact")
+        try:
+            keys = block_keys(ids, self._block_size, seed) if set(map(type, ids)) <= {int} else None
+        except OverflowError:
+            keys = None
+        mode: Literal["exact", "none"] = "none" if keys is None else "exact"
+        return PromptKeys(keys or [], len(ids), self._block_size, mode)
 
     def _unreadable(self, size: int) -> PromptKeys:
         return PromptKeys([], size // BYTES_PER_TOKEN + 1, self._block_size, "none")
