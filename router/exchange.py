@@ -8,7 +8,7 @@ a body.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from time import perf_counter
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from router.framing import ChunkedFraming, Framing
 from router.heads import ResponseHead, relayed_head
 from router.request import Request
 from router.telemetry import Telemetry
-from router.upstream import UpstreamConnection
+from router.upstream import Opening, UpstreamConnection
 from scoring.decision import Receipt
 from scoring.ledger import Booking
 
@@ -171,7 +171,7 @@ class Exchange:
 
     # The response, as the upstream connection finds it.
 
-    def on_head(self, head: bytes, read: ResponseHead, framing: Framing) -> Callable[[bytes], None] | None:
+    def on_head(self, head: bytes, read: ResponseHead, framing: Framing) -> Opening | None:
         if read.status == 503 and self._worth_another_try():
             assert self._replica is not None
             self._tried |= {self._replica}
@@ -186,12 +186,13 @@ class Exchange:
         self._note_first_byte(read)
         dechunk = read.chunked and request.http10
         closes = not request.keep_alive or request.http10 or framing.close_ends()
-        self._client.write(relayed_head(head, self._extra_lines(closes), read, dechunk=dechunk))
+        relayed = relayed_head(head, self._extra_lines(closes), read, dechunk=dechunk)
         if not dechunk:
-            return self._client.transport.write
+            return Opening(relayed, self._client.transport.write)
         assert isinstance(framing, ChunkedFraming)
         framing.payload = []
-        return self._write_payload
+        self._client.write(relayed)
+        return Opening(b"", self._write_payload)
 
     def on_end(self) -> None:
         request, client = self._request, self._client

@@ -19,7 +19,7 @@ DECISION_SECONDS = (5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2.
 
 
 class Distribution:
-    """A histogram of plain numbers. `add` only appends; `fold` sorts the values in, at the sweep and before a scrape."""
+    """A histogram of plain numbers. `add` only appends; `fold` sorts in, at the sweep and before a scrape."""
 
     __slots__ = ("_fresh", "add", "bounds", "counts", "total")
 

@@ -12,7 +12,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from router.framing import BadFraming, ChunkedFraming, CloseFraming, Framing, LengthFraming
 from router.heads import BadHead, ResponseHead, read_response_head
@@ -21,14 +21,22 @@ MAX_HEAD = 64 * 1024
 MAX_HELD = 64 * 1024
 
 
+class Opening(NamedTuple):
+    """How a response goes on: `head` is written together with what came of the body, in one system call; then `sink`
+    gets the body's bytes as they come (it may be called with nothing).
+    """
+
+    head: bytes
+    sink: Callable[[bytes], None]
+
+
 class Exchange(Protocol):
     """What a connection tells the request that it carries."""
 
     bodyless: bool  # a response to this request never has a body (HEAD)
 
-    def on_head(self, head: bytes, read: ResponseHead, framing: Framing) -> Callable[[bytes], None] | None:
-        """The response begins; the answer is where its body's bytes go (it may be called with nothing), or None to
-        drop the response and the connection."""
+    def on_head(self, head: bytes, read: ResponseHead, framing: Framing) -> Opening | None:
+        """The response begins. None drops it, and the connection with it."""
         ...
 
     def on_end(self) -> None:
@@ -146,12 +154,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._framing = self._frame(read)
         self._reusable = read.keep_alive and not self._framing.close_ends()
         self._holds = read.event_stream and read.chunked
-        self._sink = self.exchange.on_head(head, read, self._framing)
-        if self._sink is None:
+        opening = self.exchange.on_head(head, read, self._framing)
+        if opening is None:
             self.abort()
             return
-        if rest or (isinstance(self._framing, LengthFraming) and self._framing.left == 0):
-            self._receive_body(rest)
+        self._sink = opening.sink
+        self._receive_body(rest, opening.head)
 
     def _frame(self, read: ResponseHead) -> Framing:
         if (self.exchange is not None and self.exchange.bodyless) or read.status in (204, 304):
@@ -160,7 +168,7 @@ class UpstreamConnection(asyncio.Protocol):
             return ChunkedFraming()
         return CloseFraming() if read.length is None else LengthFraming(read.length)
 
-    def _receive_body(self, data: bytes) -> None:
+    def _receive_body(self, data: bytes, head: bytes = b"") -> None:
         framing, sink = self._framing, self._sink
         if framing is None or sink is None:
             return  # the exchange was dropped while this data was under way
@@ -171,12 +179,12 @@ class UpstreamConnection(asyncio.Protocol):
         if end < 0:
             if self._holds:
                 data = self._hold_back(data)
-            sink(data)
+            sink(head + data if head else data)
         else:
             if end < len(data):
                 self._reusable = False  # bytes past the end of the message
                 data = data[:end]
-            sink(data)
+            sink(head + data if head else data)
             self._finish()
 
     def _hold_back(self, data: bytes) -> bytes:

@@ -1,0 +1,136 @@
+"""One streamed request to an OpenAI-compatible server, read as it arrives.
+
+Owns the reading of server-sent events and what counts as a failure. Must never decide when to send: `client.py` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import msgspec
+
+REPLICA_HEADER = "x-radixgate-replica"
+DONE = b"[DONE]"
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta = msgspec.field(default_factory=_Delta)
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_decoder = msgspec.json.Decoder(_Chunk)
+
+
+class Answer:
+    """What has come of one answer so far. `error` stays None until the answer failed; `done` is set by `[DONE]`."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.token_times: list[float] = []
+        self.status = 0
+        self.replica = ""
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.completion_tokens = 0
+        self.done = False
+        self.error: str | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+    def take(self, data: bytes, now: float) -> None:
+        """Accounts for the payload of one event that arrived at `now`."""
+        if data == DONE:
+            self.done = True
+            return
+        try:
+            chunk = _decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self.fail(f"the stream carried an event that is no completion chunk: {error}")
+            return
+        if chunk.error is not None:
+            self.fail(f"the stream ended with an error event: {_message(chunk.error)}")
+        if chunk.usage is not None:
+            self._count(chunk.usage)
+        for choice in chunk.choices:
+            if choice.delta.content:
+                self.parts.append(choice.delta.content)
+                self.token_times.append(now)
+
+    def fail(self, reason: str) -> None:
+        """Keeps the first reason: what follows a failure is its consequence."""
+        if self.error is None:
+            self.error = reason
+
+    def _count(self, usage: _Usage) -> None:
+        self.prompt_tokens = usage.prompt_tokens
+        self.completion_tokens = usage.completion_tokens
+        details = usage.prompt_tokens_details
+        self.cached_tokens = (details.cached_tokens or 0) if details else 0
+
+
+class EventReader:
+    """Cuts a byte stream into the payloads of its `data:` lines. OpenAI's servers send one such line an event."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        return [line[5:].strip() for line in lines if line.startswith(b"data:")]
+
+
+async def stream_answer(
+    http: aiohttp.ClientSession, url: str, body: bytes, clock: Callable[[], float], answer: Answer
+) -> None:
+    """Sends `body` and fills `answer` as the stream comes in. Failures end in its `error`; only cancellation raises."""
+    try:
+        async with http.post(url, data=body, headers={"content-type": "application/json"}) as response:
+            answer.status = response.status
+            answer.replica = response.headers.get(REPLICA_HEADER, "")
+            if response.status != 200:
+                answer.fail(f"HTTP {response.status}: {_body_message(await response.read())}")
+                return
+            reader = EventReader()
+            async for piece in response.content.iter_any():
+                now = clock()
+                for data in reader.feed(piece):
+                    answer.take(data, now)
+        if not answer.done:
+            answer.fail("the stream ended without [DONE]")
+    except (aiohttp.ClientError, OSError) as error:
+        answer.fail(f"{type(error).__name__}: {error}")
+
+
+def _body_message(body: bytes) -> str:
+    try:
+        error = _decoder.decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        error = None
+    return body[:200].decode(errors="replace") if error is None else _message(error)
+
+
+def _message(error: Any) -> str:
+    return str(error.get("message", error)) if isinstance(error, dict) else str(error)

@@ -1,0 +1,135 @@
+"""The open-loop client: sessions begin when the schedule says so, whatever the server does.
+
+Owns the tasks of a run, and ends every one of them. Must never wait for the server before starting a session: a client
+that slows down with its server hides the queueing it is there to measure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import aiohttp
+import msgspec
+
+from loadgen.answer import Answer, stream_answer
+from loadgen.records import Record
+from loadgen.workloads import Session, Workload, conversation
+
+CONNECT_S = 5.0
+
+
+class OpenLoopClient:
+    """Runs one workload once against `base_url` (an origin, without /v1).
+
+    No request is sent after the workload's duration; answers still under way then have `drain_s` seconds, after which
+    they are cut off and recorded as errors. A failed request ends its session, since a next turn would need its answer.
+    `on_record` hears of every finished request.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        workload: Workload,
+        *,
+        drain_s: float = 8.0,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> None:
+        self.records: list[Record] = []
+        self.in_flight = 0
+        self._url = f"{base_url}/v1/chat/completions"
+        self._model = model
+        self._workload = workload
+        self._stop_s = workload.parameters.duration_s
+        self._drain_s = drain_s
+        self._on_record = on_record
+        self._origin = time.monotonic()
+
+    async def run(self) -> list[Record]:
+        """The records in order of their end. Ends at the latest `duration + drain_s` seconds after it began."""
+        connector = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+            self._origin = time.monotonic()
+            try:
+                async with asyncio.timeout(self._stop_s + self._drain_s), asyncio.TaskGroup() as sessions:
+                    for session_id, session in enumerate(self._workload.sessions):
+                        await self._until(session.start_s)
+                        sessions.create_task(self._converse(http, session_id, session))
+            except TimeoutError:
+                pass  # what was cut off has its record, with an error
+        return self.records
+
+    def now(self) -> float:
+        """Seconds since the run began. Not the loop's clock: uvloop's has a resolution of a millisecond."""
+        return time.monotonic() - self._origin
+
+    async def _until(self, moment: float) -> None:
+        await asyncio.sleep(max(0.0, moment - self.now()))
+
+    async def _converse(self, http: aiohttp.ClientSession, session_id: int, session: Session) -> None:
+        answers: list[str] = []
+        due = session.start_s
+        for turn in session.turns:
+            due += turn.think_s
+            if due >= self._stop_s:
+                return
+            await self._until(due)
+            answer = await self._ask(http, session_id, session, answers, due)
+            if answer.error is not None:
+                return
+            answers.append(answer.text)
+            due = self.now()
+
+    async def _ask(
+        self, http: aiohttp.ClientSession, session_id: int, session: Session, answers: list[str], due: float
+    ) -> Answer:
+        body = self._body(session, answers)
+        answer = Answer()
+        sent = self.now()
+        self.in_flight += 1
+        try:
+            await stream_answer(http, self._url, body, self.now, answer)
+        except asyncio.CancelledError:
+            answer.fail(f"not finished {self._drain_s:g} s after the last request was due, or interrupted")
+            raise
+        finally:
+            self.in_flight -= 1
+            self._keep(_record(session_id, len(answers), session.document, due, sent, self.now(), answer))
+        return answer
+
+    def _body(self, session: Session, answers: list[str]) -> bytes:
+        return msgspec.json.encode(
+            {
+                "model": self._model,
+                "messages": conversation(self._workload, session, answers),
+                "max_tokens": session.turns[len(answers)].max_tokens,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+        )
+
+    def _keep(self, record: Record) -> None:
+        self.records.append(record)
+        if self._on_record is not None:
+            self._on_record(record)
+
+
+def _record(session: int, turn: int, document: int, due: float, sent: float, end: float, answer: Answer) -> Record:
+    return Record(
+        session=session,
+        turn=turn,
+        document=document,
+        due=due,
+        sent=sent,
+        end=end,
+        token_times=tuple(answer.token_times),
+        status=answer.status,
+        error=answer.error or "",
+        prompt_tokens=answer.prompt_tokens,
+        cached_tokens=answer.cached_tokens,
+        completion_tokens=answer.completion_tokens,
+        replica=answer.replica,
+    )
