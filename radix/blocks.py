@@ -4,8 +4,8 @@ Owns the hashing contract that routers, replicas and event logs share:
 
     h_i = xxh3_64(tokens_i as little-endian u32, seed=h_{i-1}),   h_{-1} = namespace_seed(model, adapter, cache_salt)
 
-Must never hash a partial block: only full blocks have keys. 64 bits are enough to route by, not to reuse KV by; a replica
-compares tokens and parent before it shares a block.
+Must never hash a partial block: only full blocks have keys. 64 bits are enough to route by, not to reuse KV by; a
+replica compares tokens and parent before it shares a block.
 """
 
 from __future__ import annotations

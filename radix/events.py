@@ -12,14 +12,19 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable
+from typing import TypeVar
 
 import msgspec
 
 KEY_BYTES = 8
 
+Message = TypeVar("Message")
+
 
 class BlockStored(msgspec.Struct, frozen=True, array_like=True, tag="stored"):
-    """Blocks became resident, each the child of the one before; `parent` precedes the first (None: a prompt's first block)."""
+    """Blocks became resident, each the child of the one before; `parent` precedes the first (None: a prompt's first
+    block).
+    """
 
     parent: int | None
     packed: bytes
@@ -47,7 +52,9 @@ Event = BlockStored | BlockRemoved | AllBlocksCleared
 
 
 class EventBatch(msgspec.Struct, frozen=True, array_like=True):
-    """One engine step's events, in true order. `epoch` is new at each start of the replica, `seq` counts from 0 without gaps."""
+    """One engine step's events, in true order. `epoch` is new at each start of the replica, `seq` counts from 0
+    without gaps.
+    """
 
     replica: str
     epoch: int
@@ -67,8 +74,8 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True):
 class Registration(msgspec.Struct, frozen=True, omit_defaults=True):
     """A replica's account of itself, as JSON: sent at each renewal of its lease, and answered on request.
 
-    `tokenizer` is the directory of tokenizer.json as the replica sees it, `tokenizer_fingerprint` names its content; both
-    empty when prompts cannot be tokenized elsewhere. `capacity_blocks` counts KV blocks, `block_size` tokens.
+    `tokenizer` is the directory of tokenizer.json as the replica sees it, `tokenizer_fingerprint` names its content;
+    both empty when prompts cannot be tokenized elsewhere. `capacity_blocks` counts KV blocks, `block_size` tokens.
     """
 
     name: str
@@ -106,7 +113,7 @@ def encode(message: EventBatch | Snapshot) -> bytes:
 
 def decode_batch(data: bytes) -> EventBatch:
     """Raises msgspec.DecodeError (a ValueError) when `data` is not a batch of whole keys."""
-    batch = msgspec.msgpack.decode(data, type=EventBatch)
+    batch = _decode(data, EventBatch)
     for event in batch.events:
         _check(event)
     return batch
@@ -114,10 +121,17 @@ def decode_batch(data: bytes) -> EventBatch:
 
 def decode_snapshot(data: bytes) -> Snapshot:
     """Raises msgspec.DecodeError (a ValueError) when `data` is not a snapshot of whole keys."""
-    snapshot = msgspec.msgpack.decode(data, type=Snapshot)
+    snapshot = _decode(data, Snapshot)
     for event in snapshot.stored:
         _check(event)
     return snapshot
+
+
+def _decode(data: bytes, kind: type[Message]) -> Message:
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(f"the message is malformed: {error}") from None
 
 
 def _check(event: Event) -> None:
