@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 .PHONY: help demo test lint bench clean
 
 help:  ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/ready  ## router + four simulated replicas + a RAG workload, under three policies; prints the table
 	$(BIN)/radixgate demo
 
 test: lint  ## lint, types and the whole suite
+	@command -v curl >/dev/null || .ci/apt curl
 	$(BIN)/pytest
 
 lint: $(VENV)/ready  ## ruff (format and lint) and mypy strict
@@ -24,10 +25,8 @@ bench: $(VENV)/ready  ## measure the index, the relay and the rest; writes build
 	$(BIN)/python -m loadgen.micro --json build/bench.json
 
 $(VENV)/ready: pyproject.toml .ci/venv
-	.ci/venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+	@.ci/venv $(VENV)
 
 clean:  ## remove what the commands above made
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} + ; rm -rf *.egg-info
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,6 +26,7 @@ from router.fleet import Address, Fleet, Replica, State
 from router.gateway import Gateway
 from router.health import HealthProber
 from router.joins import Joins
+from router.outbox import Outbox
 from router.prompt import TEXT_BLOCK_TOKENS
 from router.readers import PromptReaders
 from router.residency import Residency
@@ -50,6 +51,7 @@ class Router:
         self._connections: set[Downstream] = set()
         self._gateway: Gateway
         self._control: ControlPlane
+        self._outbox: Outbox
         self.listen_address = ""
         self.control_address = ""
 
@@ -63,6 +65,7 @@ class Router:
 
     async def _start(self) -> None:
         config, loop = self._config, asyncio.get_running_loop()
+        self._outbox = Outbox(loop.call_soon)
         executor = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
         self._stack.callback(executor.shutdown, wait=False, cancel_futures=True)
         http = await self._stack.enter_async_context(aiohttp.ClientSession(auto_decompress=True))
@@ -93,6 +96,7 @@ class Router:
             readers,
             telemetry,
             limits,
+            self._outbox,
             attempts=config.attempts,
             response_timeout_s=config.response_timeout,
             clock=loop.time,
@@ -161,7 +165,9 @@ class Router:
 
     def _make_replica(self, name: str, address: Address) -> Replica:
         tls = ssl.create_default_context() if address.tls else None
-        pool = ConnectionPool(address.host, address.port, tls, connect_timeout_s=self._config.connect_timeout)
+        pool = ConnectionPool(
+            address.host, address.port, tls, self._outbox, connect_timeout_s=self._config.connect_timeout
+        )
         return Replica(name, address, pool)
 
     async def _sweep(self, fleet: Fleet, residency: Residency, joins: Joins, telemetry: Telemetry) -> None:

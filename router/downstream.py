@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 from router.errors import Refusal
+from router.outbox import Outbox
 from router.request import CONTINUE, ChunkedBody, Request, check_head, read_head
 
 log = logging.getLogger("radixgate.downstream")
@@ -45,6 +47,7 @@ class Gateway(Protocol):
     """Takes whole requests."""
 
     limits: Limits
+    outbox: Outbox
 
     def open(self, client: Downstream, request: Request) -> None:
         """Answer at once, or attach an exchange to the client and start it."""
@@ -61,6 +64,7 @@ class Downstream(asyncio.Protocol):
     def __init__(self, gateway: Gateway, connections: set[Downstream]) -> None:
         self._gateway = gateway
         self._limits = gateway.limits
+        self._outbox = gateway.outbox
         self._connections = connections
         self._unread = b""  # the beginning of a head, or requests that wait behind too many pipelined ones
         self._request: Request | None = None  # its head is read, its body is coming
@@ -148,7 +152,7 @@ class Downstream(asyncio.Protocol):
             self._missing = request.length
         self._request = request
         if request.expects_continue and not rest and not self._answering:
-            self.transport.write(CONTINUE)
+            self.write(CONTINUE)
         return rest
 
     def _wait_for_head(self, data: bytes) -> None:
@@ -201,7 +205,12 @@ class Downstream(asyncio.Protocol):
         self._exchange = exchange
 
     def write(self, data: bytes) -> None:
-        self.transport.write(data)
+        self._outbox.write(self.transport, data)
+
+    def stream(self) -> Callable[[bytes], None]:
+        """Where the bytes of a long answer go, each on its way at once."""
+        self._outbox.flush()
+        return self.transport.write
 
     def answered(self, *, keep_alive: bool) -> None:
         """The answer to the request under way is written whole."""
@@ -298,7 +307,7 @@ class Downstream(asyncio.Protocol):
             self.transport.pause_reading()
             return
         self._gateway.refused(refusal)
-        self.transport.write(refusal.response(close=True))
+        self.write(refusal.response(close=True))
         self._linger()
 
     def _linger(self) -> None:
@@ -307,10 +316,12 @@ class Downstream(asyncio.Protocol):
         """
         self._closing = True
         self.stirred = True
+        self._outbox.flush()
         self.transport.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
     def _close(self) -> None:
         self._closing = True
+        self._outbox.flush()
         self.transport.close()

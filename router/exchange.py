@@ -86,16 +86,19 @@ class Exchange:
         self._request = request
         self.request_id = request_id
         self._started = started
+        self._id_line = b"" if request.request_id else b"x-request-id: %s\r\n" % request_id.encode()
         self.bodyless = request.method == b"HEAD"
 
     def begin(self, route: Route) -> None:
         """Send the request on its way."""
         self._route = route
         request = self._request
-        lines = request.lines + b"x-forwarded-for: " + request.forwarded_for + self._client.forwarded_for
-        if request.request_id is None:
-            lines += b"\r\nx-request-id: " + self.request_id.encode()
-        self._lines = lines + b"\r\n\r\n"
+        self._lines = b"%sx-forwarded-for: %s%s\r\n%s\r\n" % (
+            request.lines,
+            request.forwarded_for,
+            self._client.forwarded_for,
+            self._id_line,
+        )
         self._try()
 
     def begin_later(self, route: Awaitable[Route]) -> None:
@@ -146,7 +149,7 @@ class Exchange:
     def _send(self, replica: Replica, connection: UpstreamConnection) -> None:
         self._connection = connection
         request = self._request
-        head = b"".join((request.method, b" ", replica.base_path, request.target, replica.host_line, self._lines))
+        head = b"%s %s%s%s%s" % (request.method, replica.base_path, request.target, replica.host_line, self._lines)
         connection.send(self, head, request.body)
 
     def _attempt_failed(self, reason: str, *, again: bool) -> None:
@@ -188,7 +191,7 @@ class Exchange:
         closes = not request.keep_alive or request.http10 or framing.close_ends()
         relayed = relayed_head(head, self._extra_lines(closes), read, dechunk=dechunk)
         if not dechunk:
-            return Opening(relayed, self._client.transport.write)
+            return Opening(relayed, self._client.stream() if read.chunked else self._client.write)
         assert isinstance(framing, ChunkedFraming)
         framing.payload = []
         self._client.write(relayed)
@@ -320,7 +323,7 @@ class Exchange:
             self._booking.release()
         duration = perf_counter() - self._started
         telemetry = self._carrier.telemetry
-        telemetry.answers["" if self._replica is None else self._replica.name, status] += 1
+        telemetry.answers["" if self._replica is None else self._replica.name][status] += 1
         telemetry.duration.add(duration)
         receipt = self._receipt
         if receipt is not None:
@@ -330,9 +333,7 @@ class Exchange:
 
     def _extra_lines(self, closes: bool) -> bytes:
         assert self._replica is not None
-        lines = self._replica.name_line
-        if not self._request.request_id:
-            lines += b"x-request-id: " + self.request_id.encode() + b"\r\n"
+        lines = self._replica.name_line + self._id_line
         return lines + b"connection: close\r\n" if closes else lines
 
     def _write_payload(self, data: bytes) -> None:

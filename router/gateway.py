@@ -19,6 +19,7 @@ from router.downstream import Downstream, Limits
 from router.errors import Refusal, json_response, model_not_found
 from router.exchange import Exchange
 from router.fleet import Fleet, Replica, State
+from router.outbox import Outbox
 from router.prompt import PromptKeys
 from router.readers import PromptReaders
 from router.request import Request
@@ -50,6 +51,7 @@ class Gateway:
         readers: PromptReaders,
         telemetry: Telemetry,
         limits: Limits,
+        outbox: Outbox,
         *,
         attempts: int,
         response_timeout_s: float,
@@ -59,6 +61,7 @@ class Gateway:
         self.fleet = fleet
         self.telemetry = telemetry
         self.limits = limits
+        self.outbox = outbox
         self.attempts = attempts
         self.response_timeout_s = response_timeout_s
         self.draining = False
@@ -74,7 +77,7 @@ class Gateway:
         self._suspect(replica)
 
     def refused(self, refusal: Refusal) -> None:
-        self.telemetry.answers["", refusal.status] += 1
+        self.telemetry.answers[""][refusal.status] += 1
 
     def open(self, client: Downstream, request: Request) -> None:
         """Answer at once, or attach an exchange to the client and start it."""
@@ -184,7 +187,7 @@ class Gateway:
             return None
 
     def _respond(self, client: Downstream, request: Request, status: int, body: bytes) -> None:
-        self.telemetry.answers["", status] += 1
+        self.telemetry.answers[""][status] += 1
         keep_alive = request.keep_alive and not request.http10
         client.write(json_response(status, body, close=not keep_alive, head_only=request.head_only))
         client.answered(keep_alive=keep_alive)

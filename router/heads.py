@@ -12,6 +12,10 @@ import msgspec
 
 _HOP_BY_HOP_LINES = re.compile(rb"(?i)\r\n(?:connection|keep-alive|proxy-connection|upgrade):[^\r\n]*")
 _TRANSFER_LINES = re.compile(rb"(?i)\r\n(?:transfer-encoding|trailer):[^\r\n]*")
+_SPECIAL = re.compile(
+    rb"\r\n(?:transfer-encoding:|connection:|keep-alive:|upgrade:|x-radixgate-cached-tokens:"
+    rb"|content-type: text/event-stream)"
+)
 
 
 class BadHead(ValueError):
@@ -40,6 +44,13 @@ def read_response_head(head: bytes) -> ResponseHead:
     at = lower.find(b"\r\ncontent-length:")
     if at >= 0:
         read.length = _number(lower, at + 17)
+    if head[7:8] != b"1" or _SPECIAL.search(lower) is not None:
+        _read_special(read, lower)
+    return read
+
+
+def _read_special(read: ResponseHead, lower: bytes) -> None:
+    """What most responses do not have."""
     at = lower.find(b"\r\ntransfer-encoding:")
     if at >= 0:
         if read.length is not None:
@@ -47,15 +58,14 @@ def read_response_head(head: bytes) -> ResponseHead:
         if _value(lower, at + 20) != b"chunked":
             raise BadHead("a transfer encoding other than chunked")
         read.chunked = True
-    if lower.find(b"\r\nconnection:") >= 0 or lower.find(b"\r\nkeep-alive:") >= 0 or lower.find(b"\r\nupgrade:") >= 0:
-        read.plain = False
-    read.keep_alive = _keeps_alive(lower, plain=read.plain)
-    if lower.find(b"\r\ncontent-type: text/event-stream") >= 0:
-        read.event_stream = True
+    at = lower.find(b"\r\nconnection:")
+    tokens = [] if at < 0 else [token.strip() for token in _value(lower, at + 13).split(b",")]
+    read.plain = at < 0 and b"\r\nkeep-alive:" not in lower and b"\r\nupgrade:" not in lower
+    read.keep_alive = b"close" not in tokens and (lower[7:8] == b"1" or b"keep-alive" in tokens)
+    read.event_stream = b"\r\ncontent-type: text/event-stream" in lower
     at = lower.find(b"\r\nx-radixgate-cached-tokens:")
     if at >= 0:
         read.cached_tokens = _number(lower, at + 28)
-    return read
 
 
 def relayed_head(head: bytes, extra: bytes, read: ResponseHead, *, dechunk: bool = False) -> bytes:
@@ -65,15 +75,6 @@ def relayed_head(head: bytes, extra: bytes, read: ResponseHead, *, dechunk: bool
     if dechunk:
         head = _TRANSFER_LINES.sub(b"", head)
     return head + extra + b"\r\n"
-
-
-def _keeps_alive(lower: bytes, *, plain: bool) -> bool:
-    http11 = lower[7:8] == b"1"
-    if plain:
-        return http11
-    at = lower.find(b"\r\nconnection:")
-    tokens = [] if at < 0 else [token.strip() for token in _value(lower, at + 13).split(b",")]
-    return b"close" not in tokens and (http11 or b"keep-alive" in tokens)
 
 
 def _value(lower: bytes, start: int) -> bytes:

@@ -63,9 +63,7 @@ class Telemetry(Collector):
     """All counters of one router process."""
 
     def __init__(self) -> None:
-        self.answers: defaultdict[tuple[str, int], int] = defaultdict(
-            int
-        )  # (replica, or "" for the router itself; status)
+        self.answers: defaultdict[str, defaultdict[int, int]] = defaultdict(_by_status)  # "": the router itself
         self.retries = 0
         self.clients_left = 0
         self.streams_broken = 0
@@ -93,8 +91,9 @@ class Telemetry(Collector):
             "Responses, by replica (empty: the router itself) and status.",
             labels=["replica", "status"],
         )
-        for (replica, status), count in self.answers.items():
-            answers.add_metric([replica, str(status)], count)
+        for replica, by_status in self.answers.items():
+            for status, count in by_status.items():
+                answers.add_metric([replica, str(status)], count)
         yield answers
         yield _by_label("radixgate_routed", "Inference requests routed.", "replica", self.routed)
         yield _by_label("radixgate_prompts", "Prompts, by how their block keys were found.", "mode", self.modes)
@@ -141,6 +140,10 @@ class Telemetry(Collector):
         registry = CollectorRegistry()
         registry.register(self)
         return generate_latest(registry)
+
+
+def _by_status() -> defaultdict[int, int]:
+    return defaultdict(int)
 
 
 def _by_label(name: str, text: str, label: str, counts: Mapping[str, int]) -> CounterMetricFamily:

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, cast
 
 from router.framing import BadFraming, ChunkedFraming, CloseFraming, Framing, LengthFraming
 from router.heads import BadHead, ResponseHead, read_response_head
+from router.outbox import Outbox
 
 MAX_HEAD = 64 * 1024
 MAX_HELD = 64 * 1024
@@ -82,10 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Carry one request. The connection must be idle."""
         self.exchange = exchange
         self.stirred = True
-        if len(body) > 16384:
-            self.transport.writelines((head, body))
-        else:
-            self.transport.write(head + body)
+        self._pool.outbox.write(self.transport, head + body)
 
     def abort(self) -> None:
         """Drop the connection and forget its exchange: the replica sees its client leave."""
@@ -144,22 +142,20 @@ class UpstreamConnection(asyncio.Protocol):
         if self.exchange is None:
             self.transport.abort()  # an answer to nothing: this connection cannot be trusted any more
             return
-        head = data[: end + 2]
-        read = read_response_head(head)
-        rest = data[end + 4 :]
+        read = read_response_head(data[: end + 2])
         if 100 <= read.status < 200:
-            if rest:
-                self._receive_head(rest)
+            if len(data) > end + 4:
+                self._receive_head(data[end + 4 :])
             return
-        self._framing = self._frame(read)
-        self._reusable = read.keep_alive and not self._framing.close_ends()
+        framing = self._framing = self._frame(read)
+        self._reusable = read.keep_alive and not framing.close_ends()
         self._holds = read.event_stream and read.chunked
-        opening = self.exchange.on_head(head, read, self._framing)
+        opening = self.exchange.on_head(data[: end + 2], read, framing)
         if opening is None:
             self.abort()
             return
         self._sink = opening.sink
-        self._receive_body(rest, opening.head)
+        self._receive_body(data[end + 4 :], opening.head)
 
     def _frame(self, read: ResponseHead) -> Framing:
         if (self.exchange is not None and self.exchange.bodyless) or read.status in (204, 304):
@@ -226,7 +222,10 @@ class ConnectionPool:
     out.
     """
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, *, connect_timeout_s: float) -> None:
+    def __init__(
+        self, host: str, port: int, tls: ssl.SSLContext | None, outbox: Outbox, *, connect_timeout_s: float
+    ) -> None:
+        self.outbox = outbox
         self._host = host
         self._port = port
         self._tls = tls

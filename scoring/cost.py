@@ -20,6 +20,9 @@ from dataclasses import dataclass
 
 from scoring.ledger import ReplicaLoad
 
+# So little that it decides only between replicas that are otherwise equal: fewer open requests win.
+OPEN_REQUEST_S = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -46,11 +49,11 @@ def costs_s(
     for load, overlap in zip(loads, overlaps, strict=True):
         uncached = prompt_tokens - overlap
         seconds = load.queued_tokens * per_token + uncached * per_miss
-        if load.decoding:
-            seconds += load.decoding * (uncached * per_decoder + stream_s)
-        if load.capacity_tokens:
-            overflow = load.context_tokens + prompt_tokens - load.capacity_tokens
-            if overflow > 0:
-                seconds += overflow * per_token
-        costs.append(seconds)
+        decoding = load.decoding
+        if decoding:
+            seconds += decoding * (uncached * per_decoder + stream_s)
+        capacity = load.capacity_tokens
+        if capacity and load.context_tokens + prompt_tokens > capacity:
+            seconds += (load.context_tokens + prompt_tokens - capacity) * per_token
+        costs.append(seconds + (load.waiting + decoding) * OPEN_REQUEST_S)
     return costs

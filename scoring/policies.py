@@ -37,7 +37,7 @@ class Kv:
 
     def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice:
         costs = costs_s(loads, overlaps, query.prompt_tokens, query.output_tokens, self._rates)
-        return Choice(_least(costs, loads, self._rng), "least predicted cost", costs)
+        return Choice(_least(costs, self._rng), "least predicted cost", costs)
 
 
 class LeastLoad:
@@ -50,7 +50,7 @@ class LeastLoad:
 
     def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice:
         running = [load.waiting + load.decoding for load in loads]
-        return Choice(_fewest(running, self._rng, range(len(loads))), "fewest open requests")
+        return Choice(_least(running, self._rng), "fewest open requests")
 
 
 class RoundRobin:
@@ -111,25 +111,12 @@ def make_policy(name: str, rng: Random) -> Policy:
         raise ValueError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}") from None
 
 
-def _least(costs: list[float], loads: Sequence[ReplicaLoad], rng: Random) -> int:
-    """Position of the least cost; among equals, of the least open requests; among those, at random."""
-    least = min(costs)
-    if costs.count(least) == 1:
-        return costs.index(least)
-    ties = [index for index, cost in enumerate(costs) if cost == least]
-    return _fewest([loads[index].waiting + loads[index].decoding for index in ties], rng, ties)
-
-
-def _fewest(running: list[int], rng: Random, positions: Sequence[int]) -> int:
-    """Of `positions`, one whose entry in `running` (parallel) is least; among equals, at random."""
-    least = min(running)
-    count = running.count(least)
-    if count == 1:
-        return positions[running.index(least)]
-    turn = int(rng.random() * count)
-    for position, load in zip(positions, running, strict=True):
-        if load == least:
-            if turn == 0:
-                return position
-            turn -= 1
-    raise AssertionError("fewer equals than were counted")
+def _least(values: Sequence[float], rng: Random) -> int:
+    """Position of the least value; among equals, at random."""
+    least = min(values)
+    ties = values.count(least)
+    at = values.index(least)
+    if ties > 1:
+        for _ in range(int(rng.random() * ties)):
+            at = values.index(least, at + 1)
+    return at

@@ -5,14 +5,21 @@ from __future__ import annotations
 import pytest
 
 from router.fleet import Address, Fleet, Replica
+from router.outbox import Outbox
 from router.upstream import ConnectionPool
+
+
+def unused(flush: object) -> None:
+    raise AssertionError("nothing is written here")
 
 
 def fleet_of(**serving: tuple[str, ...] | None) -> Fleet:
     fleet = Fleet()
     for name, models in serving.items():
         replica = Replica(
-            name, Address("http://127.0.0.1:1"), ConnectionPool("127.0.0.1", 1, None, connect_timeout_s=1)
+            name,
+            Address("http://127.0.0.1:1"),
+            ConnectionPool("127.0.0.1", 1, None, Outbox(unused), connect_timeout_s=1),
         )
         replica.models = models
         fleet.add(replica)
