@@ -20,8 +20,7 @@ lint: $(VENV)/ready  ## ruff (format and lint) and mypy strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/ready  ## measure the index, the relay and the rest; writes build/bench.json
-	mkdir -p build
+bench: $(VENV)/ready  ## measure the hot path's parts; writes build/bench.json
 	$(BIN)/python -m loadgen.micro --json build/bench.json
 
 $(VENV)/ready: pyproject.toml .ci/venv

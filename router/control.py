@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from radix.events import Registration, decode_batch
-from router.decide import Decider
+from router.decide import RECEIPTS_KEPT, Decider
 from router.errors import Refusal
 from router.fleet import Fleet, Replica
 from router.joins import Joins
@@ -22,7 +22,6 @@ from router.telemetry import Telemetry
 from scoring.decision import Receipt
 
 MAX_REPORT = 64 * 1024 * 1024
-MAX_RECEIPTS = 4096
 
 
 class ControlPlane:
@@ -84,7 +83,7 @@ class ControlPlane:
         wanted = request.query.get("request_id")
         found: list[Receipt] = []
         for receipt in reversed(self._decider.receipts):
-            if len(found) >= min(int(text), MAX_RECEIPTS):
+            if len(found) >= min(int(text), RECEIPTS_KEPT):
                 break
             if wanted is None or receipt.request_id == wanted:
                 found.append(receipt)

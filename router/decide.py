@@ -19,7 +19,7 @@ from scoring.decision import Query, Receipt
 from scoring.ledger import Booking
 from scoring.policies import Policy
 
-RECEIPTS_KEPT = 4096
+RECEIPTS_KEPT = 1024  # about a megabyte: more would push the hot path out of the processor's caches
 
 
 class Decision(msgspec.Struct):

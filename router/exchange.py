@@ -65,7 +65,6 @@ class Exchange:
 
     # Defaults live in the class: an exchange is made for every request, and most of these never change in it.
     _route: Route
-    _lines = b""
     _attempt = 0
     _tried: frozenset[Replica] = frozenset()
     _replica: Replica | None = None
@@ -92,13 +91,6 @@ class Exchange:
     def begin(self, route: Route) -> None:
         """Send the request on its way."""
         self._route = route
-        request = self._request
-        self._lines = b"%sx-forwarded-for: %s%s\r\n%s\r\n" % (
-            request.lines,
-            request.forwarded_for,
-            self._client.forwarded_for,
-            self._id_line,
-        )
         self._try()
 
     def begin_later(self, route: Awaitable[Route]) -> None:
@@ -149,7 +141,16 @@ class Exchange:
     def _send(self, replica: Replica, connection: UpstreamConnection) -> None:
         self._connection = connection
         request = self._request
-        head = b"%s %s%s%s%s" % (request.method, replica.base_path, request.target, replica.host_line, self._lines)
+        head = b"%s %s%s%s%sx-forwarded-for: %s%s\r\n%s\r\n" % (
+            request.method,
+            replica.base_path,
+            request.target,
+            replica.host_line,
+            request.lines,
+            request.forwarded_for,
+            self._client.forwarded_for,
+            self._id_line,
+        )
         connection.send(self, head, request.body)
 
     def _attempt_failed(self, reason: str, *, again: bool) -> None:

@@ -84,7 +84,7 @@ class Gateway:
         started = perf_counter()
         if self.draining:
             request.keep_alive = False
-        path = request.path
+        path = request.target if b"?" not in request.target else request.path
         try:
             inference = INFERENCE.get(path)
             if inference is not None and request.method == b"POST":
