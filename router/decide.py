@@ -53,7 +53,8 @@ class Decider:
         """`candidates` is not empty, `names` runs parallel to it. Books the request on the chosen replica at once."""
         keys = prompt.keys
         tokens = prompt.tokens
-        overlaps = self._residency.overlaps(keys, candidates, now)
+        exact = prompt.block_size if prompt.mode == "exact" else 0
+        overlaps = self._residency.overlaps(keys, candidates, exact, now)
         if keys:
             # At least one token of a prompt is always computed: the one whose output comes first.
             block_size, most = prompt.block_size, tokens - 1
@@ -78,7 +79,7 @@ class Decider:
             choice.why,
         )
         booking = chosen.load.book(tokens, tokens - overlap)
-        self._residency.routed(chosen, keys, now)
+        self._residency.routed(chosen, keys, exact, now)
         telemetry = self._telemetry
         telemetry.routed[chosen.name] += 1
         telemetry.prompt_tokens += tokens

@@ -3,9 +3,10 @@
 Owns the joining of three sources into one overlap per replica:
 
 - *index*: what replicas report (see radix/feed.py). The truth.
-- *hints*: prompts just routed to a replica that reports. Short-lived; they bridge the time until its blocks are
+- *hints*: exact prompts just routed to a replica that reports. Short-lived; they bridge the time until its blocks are
   stored, so that a burst of siblings goes one way.
-- *memory*: prompts routed to a replica that reports nothing. All that is known of it; bounded by LRU and by age.
+- *memory*: prompts routed to a replica that reports nothing, or nothing that such keys could match (text). All that is
+  known of it; bounded by LRU and by age.
 
 Must never do I/O: whoever fetches a snapshot hands it in.
 """
@@ -26,18 +27,23 @@ SWEEP_BLOCKS = 4096
 
 
 class Known:
-    """One replica's places in the sources: a feed when it reports, an id among the predictions always."""
+    """One replica's places in the sources. `block_size` is that of its reports, 0 when it makes none."""
 
-    __slots__ = ("feed", "predicted", "source")
+    __slots__ = ("block_size", "feed", "hinted", "remembered")
 
-    def __init__(self, source: PredictedResidency, feed: ReplicaFeed | None) -> None:
-        self.source = source
-        self.predicted = source.add_replica()
+    def __init__(self, hinted: int, remembered: int, feed: ReplicaFeed | None, block_size: int) -> None:
+        self.hinted = hinted
+        self.remembered = remembered
         self.feed = feed
+        self.block_size = block_size
 
 
 class Residency:
-    """Overlaps for routing, for every replica that is up."""
+    """Overlaps for routing, for every replica that is up.
+
+    Reports can answer only for keys of their own kind: `exact` is the block size of a prompt whose keys are exact,
+    else 0.
+    """
 
     def __init__(self, fleet: Fleet, *, memory_blocks: int, memory_ttl_s: float) -> None:
         self.index = PrefixIndex()
@@ -46,34 +52,37 @@ class Residency:
         self._known: dict[Replica, Known] = {}
         fleet.subscribe(self._on_change)
 
-    def overlaps(self, keys: Sequence[int], replicas: Sequence[Replica], now: float) -> list[int]:
+    def overlaps(self, keys: Sequence[int], replicas: Sequence[Replica], exact: int, now: float) -> list[int]:
         """Leading blocks of the prompt that each of `replicas` holds, parallel to them."""
         if not keys:
             return [0] * len(replicas)
         reported: dict[int, int] | None = None
-        hinted: dict[int, int] | None = None
+        hinted: dict[int, int] = {}
         remembered: dict[int, int] | None = None
         blocks = []
         for replica in replicas:
             known = self._known.get(replica)
             if known is None:
                 blocks.append(0)
-            elif known.feed is None:
+            elif exact and known.block_size == exact and known.feed is not None:
+                if reported is None:
+                    reported, hinted = self.index.match(keys), self._hints.match(keys, now)
+                blocks.append(max(reported.get(known.feed.rid, 0), hinted.get(known.hinted, 0)))
+            else:
                 if remembered is None:
                     remembered = self._memory.match(keys, now)
-                blocks.append(remembered.get(known.predicted, 0))
-            else:
-                if reported is None or hinted is None:
-                    reported = self.index.match(keys)
-                    hinted = self._hints.match(keys, now)
-                blocks.append(max(reported.get(known.feed.rid, 0), hinted.get(known.predicted, 0)))
+                blocks.append(remembered.get(known.remembered, 0))
         return blocks
 
-    def routed(self, replica: Replica, keys: Sequence[int], now: float) -> None:
+    def routed(self, replica: Replica, keys: Sequence[int], exact: int, now: float) -> None:
         """The prompt goes to `replica`: it will hold these blocks soon."""
         known = self._known.get(replica)
-        if known is not None and keys:
-            known.source.record(known.predicted, keys, now)
+        if known is None or not keys:
+            return
+        if exact and known.block_size == exact:
+            self._hints.record(known.hinted, keys, now)
+        else:
+            self._memory.record(known.remembered, keys, now)
 
     def apply(self, replica: Replica, batch: EventBatch) -> Outcome:
         """A batch from a replica that reports. GAP: the caller must hand in a snapshot."""
@@ -96,22 +105,26 @@ class Residency:
     def _reporting(self, replica: Replica) -> ReplicaFeed:
         known = self._known.get(replica)
         if known is None or known.feed is None:
-            self._forget(replica)
-            known = self._known[replica] = Known(self._hints, ReplicaFeed(self.index))
-        assert known.feed is not None
+            raise ValueError(f"{replica} reports, but did not join or is not up")
         return known.feed
 
     def _on_change(self, replica: Replica) -> None:
         if replica.state is not State.UP:
             self._forget(replica)
         elif replica not in self._known:
-            feed = ReplicaFeed(self.index) if replica.joined else None
-            self._known[replica] = Known(self._hints if replica.joined else self._memory, feed)
+            said = replica.registration if replica.joined else None
+            self._known[replica] = Known(
+                self._hints.add_replica(),
+                self._memory.add_replica(),
+                ReplicaFeed(self.index) if said else None,
+                said.block_size if said else 0,
+            )
 
     def _forget(self, replica: Replica) -> None:
         """A dead replica's blocks vanish at once."""
         known = self._known.pop(replica, None)
         if known is not None:
-            known.source.retire_replica(known.predicted)
+            self._hints.retire_replica(known.hinted)
+            self._memory.retire_replica(known.remembered)
             if known.feed is not None:
                 known.feed.close()
