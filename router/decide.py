@@ -28,6 +28,13 @@ class Decision(msgspec.Struct):
     replica: Replica
     booking: Booking
     receipt: Receipt
+    residency: Residency
+    keys: list[int]
+    exact: int
+
+    def unplaced(self) -> None:
+        """The request did not leave its blocks there after all: it failed."""
+        self.residency.unplaced(self.replica, self.keys, self.exact)
 
 
 class Decider:
@@ -85,4 +92,4 @@ class Decider:
         telemetry.prompt_tokens += tokens
         telemetry.overlap_tokens += overlap
         self.receipts.append(receipt)
-        return Decision(chosen, booking, receipt)
+        return Decision(chosen, booking, receipt, self._residency, keys, exact)

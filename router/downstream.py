@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from router.errors import Refusal
+from router.errors import Refusal, internal_error
 from router.outbox import Outbox
 from router.request import CONTINUE, ChunkedBody, Request, check_head, read_head
 
@@ -22,6 +22,7 @@ log = logging.getLogger("radixgate.downstream")
 
 LINGER_S = 2.0
 MAX_PIPELINED = 64
+CHECKED_HEAD = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,10 @@ class Downstream(asyncio.Protocol):
         self._answering = False
         self._going_on = False
         self._closing = False
+        self._lingering = False  # closing, but still reading what nobody wants
+        self._unsent = 0  # bytes of the last answer that the client had not taken at the last sweep
+        self._paused = False  # the client reads more slowly than we write
+        self._owes_continue = False
         self._refusal: Refusal | None = None  # written once what came before it is answered
         self.transport: asyncio.Transport
         self.forwarded_for = b""
@@ -91,9 +96,9 @@ class Downstream(asyncio.Protocol):
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        self.stirred = True
         if self._closing:
             return
+        self.stirred = True
         if self._unread:
             data = self._unread + data
             self._unread = b""
@@ -121,12 +126,15 @@ class Downstream(asyncio.Protocol):
             exchange.cancel()
 
     def pause_writing(self) -> None:
+        self._paused = True
         if self._exchange is not None:
             self._exchange.pause()
 
     def resume_writing(self) -> None:
+        self._paused = False
         if self._exchange is not None:
             self._exchange.resume()
+        self._go_on()
 
     # The request. Each step returns what it left unread.
 
@@ -151,14 +159,17 @@ class Downstream(asyncio.Protocol):
             self._check_size(request.length)
             self._missing = request.length
         self._request = request
-        if request.expects_continue and not rest and not self._answering:
-            self.write(CONTINUE)
+        if request.expects_continue and not rest:
+            if self._answering:
+                self._owes_continue = True
+            else:
+                self.write_soon(CONTINUE)
         return rest
 
     def _wait_for_head(self, data: bytes) -> None:
         if len(data) > self._limits.max_head:
             raise self._head_too_large()
-        if data:
+        if 0 < len(data) < CHECKED_HEAD:
             check_head(data)  # garbage is told so at once, not when the time for reading is over
         self._unread = data
 
@@ -192,7 +203,7 @@ class Downstream(asyncio.Protocol):
 
     def _complete(self, request: Request) -> None:
         self._check_size(len(request.body))
-        if self._answering:
+        if self._answering or self._paused:
             self._waiting.append(request)
             self.transport.pause_reading()
         else:
@@ -204,11 +215,12 @@ class Downstream(asyncio.Protocol):
         """What answers the request under way."""
         self._exchange = exchange
 
-    def write(self, data: bytes) -> None:
+    def write_soon(self, data: bytes) -> None:
+        """Write a whole answer, together with those of others, before the loop waits again."""
         self._outbox.write(self.transport, data)
 
     def stream(self) -> Callable[[bytes], None]:
-        """Where the bytes of a long answer go, each on its way at once."""
+        """Where the bytes of a longer answer go, each piece at once: so that a slow client is noticed at once."""
         self._outbox.flush()
         return self.transport.write
 
@@ -219,7 +231,12 @@ class Downstream(asyncio.Protocol):
         self.stirred = True
         if not keep_alive:
             self._close()
-        elif self._waiting or self._refusal is not None:
+            return
+        if self._owes_continue:
+            self._owes_continue = False
+            if self._request is not None:
+                self.write_soon(CONTINUE)
+        if self._waiting or self._refusal is not None:
             self._go_on()
 
     def abort(self) -> None:
@@ -237,15 +254,18 @@ class Downstream(asyncio.Protocol):
         """Called about once a second: end a connection that has been quiet for too long."""
         if self._exchange is not None:
             self._exchange.sweep(now)
-        if self.stirred or self._answering:
+        # A head has its time as a whole: bytes that drip in do not prolong it.
+        if self._answering or (self.stirred and not self._unread):
             self.stirred = False
             self.quiet_since = now
             return
         quiet = now - self.quiet_since
         limits = self._limits
-        if self._closing:
+        if self._lingering:
             if quiet > LINGER_S:
                 self.transport.abort()
+        elif self._closing:
+            self._sweep_closing(now)
         elif self._request is None and not self._unread:
             if quiet > limits.idle_timeout_s:
                 self._close()
@@ -259,20 +279,33 @@ class Downstream(asyncio.Protocol):
                 )
             )
 
+    def _sweep_closing(self, now: float) -> None:
+        """The last answer is on its way: the client has time for it, as long as it takes some of it."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent = unsent
+            self.quiet_since = now
+        elif now - self.quiet_since > self._limits.read_timeout_s:
+            self.transport.abort()
+
     def _answer(self, request: Request) -> None:
         self._answering = True
         try:
             self._gateway.open(self, request)
         except Exception:
             log.exception("a request could not be opened")
-            self.abort()
+            exchange, self._exchange = self._exchange, None
+            if exchange is not None:
+                exchange.cancel()
+            self._answering = False
+            self._refuse(internal_error())
 
     def _go_on(self) -> None:
         """Answer what waits. A loop, not a recursion: answers that need no replica are written within `_answer`."""
         if self._going_on:
             return
         self._going_on = True
-        while self._waiting and not self._answering and not self._closing:
+        while self._waiting and not self._answering and not self._closing and not self._paused:
             self._answer(self._waiting.popleft())
             if not self._waiting:
                 self.transport.resume_reading()
@@ -307,14 +340,14 @@ class Downstream(asyncio.Protocol):
             self.transport.pause_reading()
             return
         self._gateway.refused(refusal)
-        self.write(refusal.response(close=True))
+        self.write_soon(refusal.response(close=True))
         self._linger()
 
     def _linger(self) -> None:
         """Close, but go on reading (and dropping) for a moment: closing on unread data would reset the connection, and
         the client might never see the answer.
         """
-        self._closing = True
+        self._closing = self._lingering = True
         self.stirred = True
         self._outbox.flush()
         self.transport.resume_reading()

@@ -54,6 +54,12 @@ def unavailable(message: str, retry_after_s: int = 1) -> Refusal:
     return Refusal(503, message, code="no_replica_available", kind="server_error", retry_after_s=retry_after_s)
 
 
+def internal_error() -> Refusal:
+    """Our own fault; the log has the details."""
+    message = "RadixGate failed to handle the request; its log says why."
+    return Refusal(500, message, code="internal_error", kind="server_error")
+
+
 def replica_failed(message: str, code: str = "replica_failed", status: int = 502) -> Refusal:
     """The replica broke its side of the exchange."""
     return Refusal(status, message, code=code, kind="server_error")

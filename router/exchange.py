@@ -8,22 +8,31 @@ a body.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import errno
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
 from time import perf_counter
 from typing import Protocol
 
 from router.downstream import Downstream
-from router.errors import Refusal, replica_failed, unavailable
+from router.errors import Refusal, internal_error, replica_failed, unavailable
 from router.fleet import Fleet, Replica
 from router.framing import ChunkedFraming, Framing
 from router.heads import ResponseHead, relayed_head
 from router.request import Request
 from router.telemetry import Telemetry
-from router.upstream import Opening, UpstreamConnection
+from router.upstream import UpstreamConnection
 from scoring.decision import Receipt
 from scoring.ledger import Booking
 
+log = logging.getLogger("radixgate.exchange")
+
 CLIENT_LEFT = 499  # nginx's status for it; only in metrics and receipts, nobody is there to read it
+
+
+# What says that the replica is not there, rather than that we or the network are short of something.
+_REFUSALS = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
+_OUR_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Placement(Protocol):
@@ -36,6 +45,10 @@ class Placement(Protocol):
     @property
     def receipt(self) -> Receipt | None: ...
 
+    def unplaced(self) -> None:
+        """The request did not leave its blocks there after all."""
+        ...
+
 
 class Route(Protocol):
     """How a request finds its replica."""
@@ -44,6 +57,10 @@ class Route(Protocol):
 
     def choose(self, tried: frozenset[Replica]) -> Placement:
         """Book the request on a replica that was not tried. Raises Refusal when there is none."""
+        ...
+
+    def has_other(self, tried: frozenset[Replica]) -> bool:
+        """Whether a replica is left that was not tried."""
         ...
 
 
@@ -73,6 +90,8 @@ class Exchange:
     _connection: UpstreamConnection | None = None
     _task: asyncio.Task[None] | None = None
     _framing: Framing | None = None
+    _placement: Placement | None = None
+    _decoded: bytearray | None = None  # what an HTTP/1.0 client is to get next
     _head_sent = False
     _event_stream = False
     _paused = False
@@ -95,15 +114,25 @@ class Exchange:
 
     def begin_later(self, route: Awaitable[Route]) -> None:
         """Send the request once its prompt is read (long prompts are tokenized off the event loop)."""
-        self._task = asyncio.get_running_loop().create_task(self._await_route(route))
+        self._start(self._await_route(route))
 
-    async def _await_route(self, awaited: Awaitable[Route]) -> None:
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._guard(work))
+
+    async def _guard(self, work: Coroutine[None, None, None]) -> None:
+        """The one place where an exchange waits. Whatever goes wrong there, the client gets an answer."""
         try:
-            route = await awaited
+            await work
         except Refusal as refusal:
             self._task = None
             self._refuse(refusal)
-            return
+        except Exception:
+            log.exception("request %s could not be sent", self.request_id)
+            self._task = None
+            self._refuse(internal_error())
+
+    async def _await_route(self, awaited: Awaitable[Route]) -> None:
+        route = await awaited
         self._task = None
         self.begin(route)
 
@@ -117,26 +146,34 @@ class Exchange:
             self._refuse(refusal)
             return
         replica = self._replica = placement.replica
+        self._placement = placement
         self._booking = placement.booking
         self._note_attempt(placement.receipt)
+        # What is not safe to repeat gets a fresh connection: a kept one may close just as it is used.
         connection = replica.connections.take() if self._route.repeatable else None
         if connection is not None:
             self._send(replica, connection)
         else:
-            self._task = asyncio.get_running_loop().create_task(self._connect_and_send(replica))
+            self._start(self._connect_and_send(replica))
 
     async def _connect_and_send(self, replica: Replica) -> None:
         try:
             connection = await replica.connections.connect()
         except (OSError, TimeoutError) as error:
             self._task = None
-            reason = "no answer to connecting" if isinstance(error, TimeoutError) else f"cannot connect: {error}"
-            self._carrier.fleet.mark_down(replica, reason)
-            self._carrier.suspect(replica)
-            self._attempt_failed(reason, again=True)
+            self._cannot_connect(replica, error)
             return
         self._task = None
         self._send(replica, connection)
+
+    def _cannot_connect(self, replica: Replica, error: OSError | TimeoutError) -> None:
+        if isinstance(error, OSError) and error.errno in _OUR_SHORTAGES:
+            raise unavailable(f"The router cannot open another connection: {error.strerror}.")
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            self._carrier.fleet.mark_down(replica, f"cannot connect: {error.strerror}")
+        self._tried |= {replica}
+        self._carrier.suspect(replica)
+        self._attempt_failed(f"cannot connect: {error or 'no answer in time'}", again=True)
 
     def _send(self, replica: Replica, connection: UpstreamConnection) -> None:
         self._connection = connection
@@ -151,12 +188,13 @@ class Exchange:
             self._client.forwarded_for,
             self._id_line,
         )
-        connection.send(self, head, request.body)
+        connection.send(self, head, request.body, keep=self._route.repeatable)
+        if self._paused:
+            connection.pause()
 
     def _attempt_failed(self, reason: str, *, again: bool) -> None:
         """No byte of an answer came. Try elsewhere while that makes sense, else tell the client."""
-        if self._booking is not None:
-            self._booking.release()
+        self._give_up_place("failed")
         replica = self._replica
         if again and self._attempt < self._carrier.attempts:
             self._carrier.telemetry.retries += 1
@@ -170,33 +208,47 @@ class Exchange:
         request, client = self._request, self._client
         keep_alive = request.keep_alive and not request.http10
         self._settle(refusal.status, refusal.code or "refused")
-        client.write(refusal.response(close=not keep_alive, head_only=self.bodyless))
+        client.write_soon(refusal.response(close=not keep_alive, head_only=self.bodyless))
         client.answered(keep_alive=keep_alive)
 
     # The response, as the upstream connection finds it.
 
-    def on_head(self, head: bytes, read: ResponseHead, framing: Framing) -> Opening | None:
+    def on_head(self, head: bytes, read: ResponseHead, framing: Framing) -> bytes | None:
         if read.status == 503 and self._worth_another_try():
             assert self._replica is not None
             self._tried |= {self._replica}
             self._connection = None
             self._attempt_failed("it answered 503", again=True)
             return None
+        if read.status >= 400 and self._placement is not None:
+            self._placement.unplaced()
         request = self._request
         self._framing = framing
         self._status = read.status
         self._event_stream = read.event_stream
         self._head_sent = True
         self._note_first_byte(read)
-        dechunk = read.chunked and request.http10
         closes = not request.keep_alive or request.http10 or framing.close_ends()
-        relayed = relayed_head(head, self._extra_lines(closes), read, dechunk=dechunk)
-        if not dechunk:
-            return Opening(relayed, self._client.stream() if read.chunked else self._client.write)
-        assert isinstance(framing, ChunkedFraming)
-        framing.payload = []
-        self._client.write(relayed)
-        return Opening(b"", self._write_payload)
+        if not (request.http10 and isinstance(framing, ChunkedFraming)):
+            return relayed_head(head, self._extra_lines(closes), read)
+        framing.payload = self._decoded = bytearray()
+        self._decoded += relayed_head(head, self._extra_lines(closes), read, dechunk=True)
+        return head
+
+    def write_whole(self, data: bytes) -> None:
+        if self._decoded is None:
+            self._client.write_soon(data)
+        else:
+            self._write_decoded(data)
+
+    def sink(self) -> Callable[[bytes], None]:
+        return self._client.stream() if self._decoded is None else self._write_decoded
+
+    def _write_decoded(self, data: bytes) -> None:
+        """To an HTTP/1.0 client: the head and the chunks' contents, without their framing."""
+        assert self._decoded is not None
+        self._client.stream()(bytes(self._decoded))
+        self._decoded.clear()
 
     def on_end(self) -> None:
         request, client = self._request, self._client
@@ -230,11 +282,11 @@ class Exchange:
             # The blank line ends whatever event the replica may have left half-written.
             event = b"\n\n" + refusal.sse_event()
             if framing.at_boundary():
-                client.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event))
+                client.write_soon(b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event))
                 keep_alive = self._request.keep_alive
             broken = not framing.at_boundary()
         elif self._event_stream and (framing is None or framing.close_ends() or self._request.http10):
-            client.write(b"\n\n" + refusal.sse_event())
+            client.write_soon(b"\n\n" + refusal.sse_event())
             broken = False
         else:
             broken = True
@@ -266,11 +318,11 @@ class Exchange:
     def sweep(self, now: float) -> None:
         """Called about once a second: end an exchange in which nothing has moved for too long."""
         connection = self._connection
-        if connection is None or connection.stirred:
+        if connection is not None and connection.stirred:
+            connection.stirred = False
             self._quiet_since = now
-            if connection is not None:
-                connection.stirred = False
-            return
+        elif not self._quiet_since:
+            self._quiet_since = now
         limit = self._carrier.response_timeout_s
         if now - self._quiet_since < limit:
             return
@@ -298,7 +350,21 @@ class Exchange:
     # Books.
 
     def _worth_another_try(self) -> bool:
-        return self._route.repeatable and self._attempt < self._carrier.attempts and len(self._carrier.fleet.up()) > 1
+        assert self._replica is not None
+        return (
+            self._route.repeatable
+            and self._attempt < self._carrier.attempts
+            and self._route.has_other(self._tried | {self._replica})
+        )
+
+    def _give_up_place(self, outcome: str) -> None:
+        """This attempt is over, and left nothing on its replica."""
+        if self._booking is not None:
+            self._booking.release()
+        if self._placement is not None:
+            self._placement.unplaced()
+        if self._receipt is not None:
+            self._receipt.outcome = outcome
 
     def _note_attempt(self, receipt: Receipt | None) -> None:
         if receipt is not None:
@@ -336,14 +402,6 @@ class Exchange:
         assert self._replica is not None
         lines = self._replica.name_line + self._id_line
         return lines + b"connection: close\r\n" if closes else lines
-
-    def _write_payload(self, data: bytes) -> None:
-        """To an HTTP/1.0 client: the chunks' contents, without their framing."""
-        assert isinstance(self._framing, ChunkedFraming)
-        payload = self._framing.payload
-        if payload:
-            self._client.write(b"".join(payload))
-            payload.clear()
 
 
 def _name(replica: Replica | None) -> str:

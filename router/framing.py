@@ -70,7 +70,7 @@ class ChunkedFraming:
         self._skip = 0  # bytes of the current chunk, its CRLF included, that are still to come
         self._line = b""  # a size line (or the last chunk with its trailers) cut off at the end of the data
         self.boundary = 0
-        self.payload: list[bytes] | None = None  # the decoded chunks, when somebody wants them
+        self.payload: bytearray | None = None  # the decoded chunks, when somebody wants them
 
     def feed(self, data: bytes) -> int:
         carried = len(self._line)
@@ -80,8 +80,8 @@ class ChunkedFraming:
         start = 0
         position = self._skip
         length = len(data)
-        if self.payload is not None and position > 2:
-            self.payload.append(data[: min(position - 2, length)])
+        if self.payload is not None and position:
+            self._decode(data, 0, position)
         while position < length:
             start = position
             line_end = data.find(b"\r\n", position)
@@ -90,9 +90,9 @@ class ChunkedFraming:
             size = _chunk_size(data, position, line_end)
             if size == 0:
                 return self._last_chunk(data, start, line_end, carried)
-            if self.payload is not None:
-                self.payload.append(data[line_end + 2 : min(line_end + 2 + size, length)])
             position = line_end + 4 + size
+            if self.payload is not None:
+                self._decode(data, line_end + 2, position)
         self._skip = position - length
         self.boundary = length - carried if position == length else start - carried
         return -1
@@ -107,6 +107,13 @@ class ChunkedFraming:
 
     def close_ends(self) -> bool:
         return False
+
+    def _decode(self, data: bytes, start: int, end: int) -> None:
+        """Keep what `data` has of a chunk between start and end, its CRLF at the end."""
+        assert self.payload is not None
+        self.payload += memoryview(data)[start : max(min(end - 2, len(data)), start)]
+        if start <= end - 2 and end <= len(data) and data[end - 2 : end] != b"\r\n":
+            raise BadFraming("a chunk is longer than its size")
 
     def _last_chunk(self, data: bytes, start: int, line_end: int, carried: int) -> int:
         if data.startswith(b"\r\n", line_end + 2):
@@ -133,7 +140,7 @@ def _chunk_size(data: bytes, start: int, end: int) -> int:
     digits = data[start:end]
     if b";" in digits:
         digits = digits[: digits.index(b";")].rstrip()
-    if not digits.isalnum():  # int() would take signs, blanks and underscores
+    if not digits.isalnum() or digits[1:2].lower() == b"x":  # int() would take signs, blanks, underscores and 0x
         raise BadFraming("a chunk's size is not a hexadecimal number")
     try:
         return int(digits, 16)

@@ -10,6 +10,7 @@ import itertools
 import secrets
 from collections.abc import Awaitable, Callable
 from time import perf_counter
+from urllib.parse import unquote
 
 import msgspec
 
@@ -18,7 +19,8 @@ from router.decide import Decider
 from router.downstream import Downstream, Limits
 from router.errors import Refusal, json_response, model_not_found
 from router.exchange import Exchange
-from router.fleet import Fleet, Replica, State
+from router.fleet import Fleet, Replica
+from router.models import PREFIX_ENDS
 from router.outbox import Outbox
 from router.prompt import PromptKeys
 from router.readers import PromptReaders
@@ -32,6 +34,7 @@ MODELS = b"/v1/models"
 HEALTH = b"/health"
 # Output length of a request that does not bound it, tokens.
 TYPICAL_OUTPUT = 256
+LONGEST_OUTPUT = 32_768
 SAFE_METHODS = (b"GET", b"HEAD", b"OPTIONS")
 
 
@@ -124,7 +127,8 @@ class Gateway:
     def _route(self, request: Request, exchange: Exchange, ask: Ask, path: str, prompt: PromptKeys) -> InferenceRoute:
         self.telemetry.modes[prompt.mode] += 1
         output = ask.max_completion_tokens or ask.max_tokens or TYPICAL_OUTPUT
-        session = request.session or ask.session_id or ask.user or ""
+        output = min(max(output, 1), LONGEST_OUTPUT)  # whether the number makes sense is the replica's to say
+        session = request.session or ask.session or ""
         return InferenceRoute(
             self.fleet,
             self._decider,
@@ -145,7 +149,10 @@ class Gateway:
     # Everything else.
 
     def _pass_on(self, client: Downstream, request: Request, started: float) -> None:
-        route = PlainRoute(self.fleet, self._model_of(request), repeatable=request.method in SAFE_METHODS)
+        model = self._model_of(request)
+        # A body that names a model asks for a computation (embeddings, ranking, …), which may be made again elsewhere.
+        repeatable = request.method in SAFE_METHODS or model is not None
+        route = PlainRoute(self.fleet, model, repeatable=repeatable)
         self._exchange(client, request, started).begin(route)
 
     def _answer_here(self, client: Downstream, request: Request, path: bytes) -> bool:
@@ -153,7 +160,7 @@ class Gateway:
         if path == MODELS:
             body = msgspec.json.encode({"object": "list", "data": self._cards()})
         elif path.startswith(MODELS + b"/"):
-            model = path[len(MODELS) + 1 :].decode("latin-1")
+            model = unquote(path[len(MODELS) + 1 :])
             card = next((card for card in self._cards() if card["id"] == model), None)
             if card is None:
                 raise model_not_found(model)
@@ -168,18 +175,18 @@ class Gateway:
         return True
 
     def _cards(self) -> list[dict[str, object]]:
-        """Every model once, as the first replica that serves it describes it."""
+        """Every model that can be asked for by name now, as the first replica that serves it describes it."""
         cards: dict[str, dict[str, object]] = {}
-        for replica in self.fleet:
-            if replica.state is State.UP:
-                for card in replica.cards:
-                    cards.setdefault(card["id"], card)
-                for name in replica.models or ():
-                    cards.setdefault(name, {"id": name, "object": "model", "created": 0, "owned_by": "radixgate"})
+        for replica in self.fleet.up():
+            described = {card["id"]: card for card in replica.cards}
+            for name in replica.serves or ():
+                if not name.endswith(PREFIX_ENDS):
+                    plain = {"id": name, "object": "model", "created": 0, "owned_by": "radixgate"}
+                    cards.setdefault(name, described.get(name, plain))
         return list(cards.values())
 
     def _model_of(self, request: Request) -> str | None:
-        if request.method in SAFE_METHODS or not request.body.startswith(b"{"):
+        if request.method in SAFE_METHODS or not request.body[:64].lstrip().startswith(b"{"):
             return None
         try:
             return self._model_decoder.decode(request.body).model
@@ -189,11 +196,11 @@ class Gateway:
     def _respond(self, client: Downstream, request: Request, status: int, body: bytes) -> None:
         self.telemetry.answers[""][status] += 1
         keep_alive = request.keep_alive and not request.http10
-        client.write(json_response(status, body, close=not keep_alive, head_only=request.head_only))
+        client.write_soon(json_response(status, body, close=not keep_alive, head_only=request.head_only))
         client.answered(keep_alive=keep_alive)
 
     def _refuse(self, client: Downstream, request: Request, refusal: Refusal) -> None:
         self.refused(refusal)
         keep_alive = request.keep_alive and not request.http10
-        client.write(refusal.response(close=not keep_alive, head_only=request.head_only))
+        client.write_soon(refusal.response(close=not keep_alive, head_only=request.head_only))
         client.answered(keep_alive=keep_alive)

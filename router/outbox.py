@@ -10,7 +10,10 @@ Owns the order of what it was given. Whoever closes a transport, or writes to it
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
+
+log = logging.getLogger("radixgate.outbox")
 
 
 class Outbox:
@@ -35,4 +38,8 @@ class Outbox:
             self._pending = []
             for transport, data in pending:
                 if not transport.is_closing():
-                    transport.write(data)
+                    try:
+                        transport.write(data)
+                    except Exception:  # one broken transport must not cost the others their bytes
+                        log.exception("a write failed")
+                        transport.abort()

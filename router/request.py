@@ -15,6 +15,7 @@ import msgspec
 from router.errors import Refusal
 from router.framing import BadFraming, ChunkedFraming
 
+MAX_REQUEST_ID = 256
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _SPECIAL = re.compile(
@@ -103,46 +104,49 @@ def read_head(head: bytes) -> Request:
 class ChunkedBody:
     """A request body sent in chunks, decoded."""
 
-    __slots__ = ("_framing", "size")
+    __slots__ = ("_framing",)
 
     def __init__(self) -> None:
         self._framing = ChunkedFraming()
-        self._framing.payload = []
-        self.size = 0
+        self._framing.payload = bytearray()
 
     def feed(self, data: bytes) -> int:
         """The offset just past the body, or -1 while more is to come. Raises Refusal."""
-        payload = self._framing.payload
-        assert payload is not None
-        known = len(payload)
         try:
-            end = self._framing.feed(data)
+            return self._framing.feed(data)
         except BadFraming as error:
             raise Refusal(400, f"The chunked request body is malformed: {error}.", code="bad_request") from None
-        self.size += sum(map(len, payload[known:]))
-        return end
+
+    @property
+    def size(self) -> int:
+        """Bytes decoded so far."""
+        return len(self._framing.payload or b"")
 
     def decoded(self) -> bytes:
-        return b"".join(self._framing.payload or ())
+        return bytes(self._framing.payload or b"")
 
 
 def _without_host(head: bytes, lower: bytes, first: int) -> bytes:
     at = lower.find(b"\r\nhost:", first)
     if at < 0:
         return head[first + 2 : -2]
+    if lower.find(b"\r\nhost:", at + 6) >= 0:
+        raise Refusal(400, "The request has more than one Host header.", code="bad_request")
     return head[first + 2 : at + 2] + head[head.index(b"\r\n", at + 2) + 2 : -2]
 
 
 def _take_apart(request: Request, lines: bytes) -> None:
     """The header lines one by one: some speak to this proxy, the others go on."""
     kept = []
+    hosts = 0
     dropped = _HOP_BY_HOP
     for line in lines.split(b"\r\n")[:-1]:
         name, _, value = line.partition(b":")
         match name.lower():
             case b"connection":
                 tokens = frozenset(token.strip().lower() for token in value.split(b","))
-                dropped |= tokens
+                # A length that counts here must count at the replica too, whatever Connection says of it.
+                dropped |= tokens - {b"content-length"}
                 request.keep_alive = b"close" not in tokens and (request.keep_alive or b"keep-alive" in tokens)
             case b"content-length":
                 request.length = int(value)
@@ -150,30 +154,36 @@ def _take_apart(request: Request, lines: bytes) -> None:
             case b"transfer-encoding":
                 if value.strip().lower() != b"chunked":
                     raise Refusal(501, "The only transfer encoding RadixGate reads is chunked.")
+                if request.http10:
+                    raise Refusal(400, "HTTP/1.0 has no Transfer-Encoding.", code="bad_request")
                 request.chunked = True
             case b"expect":
                 if value.strip().lower() != b"100-continue":
                     raise Refusal(417, "The only expectation RadixGate meets is 100-continue.")
-                request.expects_continue = True
+                request.expects_continue = not request.http10
             case b"x-forwarded-for":
-                request.forwarded_for = value.strip() + b", "
+                request.forwarded_for += value.strip() + b", "
             case b"x-request-id":
-                request.request_id = value.strip().decode("latin-1")
+                request.request_id = value.strip()[:MAX_REQUEST_ID].decode("latin-1")
                 kept.append(line)
             case b"x-session-id":
                 request.session = value.strip().decode("latin-1")
                 kept.append(line)
             case b"host":
-                pass
+                hosts += 1
             case _:
                 kept.append(line)
+    if hosts > 1:
+        raise Refusal(400, "The request has more than one Host header.", code="bad_request")
     request.lines = b"".join(line + b"\r\n" for line in kept if line.partition(b":")[0].lower() not in dropped)
 
 
 def _origin_form(target: bytes) -> bytes:
     """`http://host/path` is asked of proxies; a replica is asked for `/path`. `*` stays (OPTIONS)."""
     if target[:7].lower() in (b"http://", b"https:/"):
-        _, _, rest = target.partition(b"://")
-        slash = rest.find(b"/")
-        return rest[slash:] if slash >= 0 else b"/"
+        authority, slash, path = target.partition(b"://")[2].partition(b"/")
+        _, question, query = authority.partition(b"?")
+        if question:  # http://host?query, with no path
+            return b"/?" + query + slash + path
+        return b"/" + path
     return target

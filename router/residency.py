@@ -84,6 +84,16 @@ class Residency:
         else:
             self._memory.record(known.remembered, keys, now)
 
+    def unplaced(self, replica: Replica, keys: Sequence[int], exact: int) -> None:
+        """The prompt did not leave its blocks there after all."""
+        known = self._known.get(replica)
+        if known is None or not keys:
+            return
+        if exact and known.block_size == exact:
+            self._hints.forget(known.hinted, keys)
+        else:
+            self._memory.forget(known.remembered, keys)
+
     def apply(self, replica: Replica, batch: EventBatch) -> Outcome:
         """A batch from a replica that reports. GAP: the caller must hand in a snapshot."""
         return self._reporting(replica).apply(batch)

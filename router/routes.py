@@ -59,12 +59,18 @@ class InferenceRoute(msgspec.Struct):
             candidates, names, self.prompt, self.query, self.request_id, self.model, self.path, self.clock()
         )
 
+    def has_other(self, tried: frozenset[Replica]) -> bool:
+        return _has_other(self.fleet.table.resolve(self.model), tried)
+
 
 @dataclass(frozen=True, slots=True)
 class PlainPlacement:
     replica: Replica
     booking: Booking
     receipt: Receipt | None = None
+
+    def unplaced(self) -> None:
+        """Such a request leaves no blocks anyway."""
 
 
 class PlainRoute:
@@ -81,3 +87,11 @@ class PlainRoute:
         fewest = min(replica.load.running for replica in candidates)
         chosen = random.choice([replica for replica in candidates if replica.load.running == fewest])
         return PlainPlacement(chosen, chosen.load.book(0, 0))
+
+    def has_other(self, tried: frozenset[Replica]) -> bool:
+        table = self._fleet.table
+        return _has_other(table.everyone if self._model is None else table.resolve(self._model), tried)
+
+
+def _has_other(pool: Pool | None, tried: frozenset[Replica]) -> bool:
+    return pool is not None and any(replica not in tried for replica in pool.up)

@@ -12,7 +12,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 from router.framing import BadFraming, ChunkedFraming, CloseFraming, Framing, LengthFraming
 from router.heads import BadHead, ResponseHead, read_response_head
@@ -20,15 +20,9 @@ from router.outbox import Outbox
 
 MAX_HEAD = 64 * 1024
 MAX_HELD = 64 * 1024
+MAX_IDLE = 512
 
-
-class Opening(NamedTuple):
-    """How a response goes on: `head` is written together with what came of the body, in one system call; then `sink`
-    gets the body's bytes as they come (it may be called with nothing).
-    """
-
-    head: bytes
-    sink: Callable[[bytes], None]
+Sink = Callable[[bytes], None]
 
 
 class Exchange(Protocol):
@@ -36,8 +30,16 @@ class Exchange(Protocol):
 
     bodyless: bool  # a response to this request never has a body (HEAD)
 
-    def on_head(self, head: bytes, read: ResponseHead, framing: Framing) -> Opening | None:
-        """The response begins. None drops it, and the connection with it."""
+    def on_head(self, head: bytes, read: ResponseHead, framing: Framing) -> bytes | None:
+        """The response begins; the answer is its head for the client. None drops it, and the connection with it."""
+        ...
+
+    def write_whole(self, data: bytes) -> None:
+        """The whole response, head and body, came in one piece."""
+        ...
+
+    def sink(self) -> Sink:
+        """Where a longer response goes, piece by piece, its head with the first (which may have no body yet)."""
         ...
 
     def on_end(self) -> None:
@@ -45,7 +47,7 @@ class Exchange(Protocol):
         ...
 
     def on_lost(self, reason: str, *, answered: bool) -> None:
-        """The connection ended before the response did; `answered`: some byte of the response had come."""
+        """The connection ended before the response did; `answered`: its head had come."""
         ...
 
 
@@ -56,6 +58,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_framing",
         "_held",
         "_holds",
+        "_keep",
         "_paused",
         "_pool",
         "_reusable",
@@ -73,15 +76,17 @@ class UpstreamConnection(asyncio.Protocol):
         self.reused = False
         self.stirred = True  # bytes came since the sweeper last looked
         self._framing: Framing | None = None
-        self._sink: Callable[[bytes], None] | None = None
+        self._sink: Sink | None = None
         self._held = b""
         self._holds = False
+        self._keep = True
         self._paused = False
         self._reusable = False
 
-    def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
-        """Carry one request. The connection must be idle."""
+    def send(self, exchange: Exchange, head: bytes, body: bytes, *, keep: bool = True) -> None:
+        """Carry one request. The connection must be idle; it is kept for others afterwards unless `keep` is false."""
         self.exchange = exchange
+        self._keep = keep
         self.stirred = True
         self._pool.outbox.write(self.transport, head + body)
 
@@ -107,12 +112,15 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self.exchange is None:
+            self.transport.abort()  # an answer to nothing: this connection cannot be trusted any more
+            return
         self.stirred = True
         try:
             if self._framing is None:
                 self._receive_head(data)
             else:
-                self._receive_body(data)
+                self._receive_body(self.exchange, data)
         except (BadFraming, BadHead) as error:
             self._fail(f"malformed response: {error}")
 
@@ -139,23 +147,20 @@ class UpstreamConnection(asyncio.Protocol):
             self._held = data
             return
         self._held = b""
-        if self.exchange is None:
-            self.transport.abort()  # an answer to nothing: this connection cannot be trusted any more
-            return
         read = read_response_head(data[: end + 2])
         if 100 <= read.status < 200:
             if len(data) > end + 4:
                 self._receive_head(data[end + 4 :])
             return
         framing = self._framing = self._frame(read)
-        self._reusable = read.keep_alive and not framing.close_ends()
+        self._reusable = self._keep and read.keep_alive and not framing.close_ends()
         self._holds = read.event_stream and read.chunked
-        opening = self.exchange.on_head(data[: end + 2], read, framing)
-        if opening is None:
+        exchange = cast(Exchange, self.exchange)
+        head = exchange.on_head(data[: end + 2], read, framing)
+        if head is None:
             self.abort()
-            return
-        self._sink = opening.sink
-        self._receive_body(data[end + 4 :], opening.head)
+        else:
+            self._receive_body(exchange, data[end + 4 :], head)
 
     def _frame(self, read: ResponseHead) -> Framing:
         if (self.exchange is not None and self.exchange.bodyless) or read.status in (204, 304):
@@ -164,10 +169,8 @@ class UpstreamConnection(asyncio.Protocol):
             return ChunkedFraming()
         return CloseFraming() if read.length is None else LengthFraming(read.length)
 
-    def _receive_body(self, data: bytes, head: bytes = b"") -> None:
-        framing, sink = self._framing, self._sink
-        if framing is None or sink is None:
-            return  # the exchange was dropped while this data was under way
+    def _receive_body(self, exchange: Exchange, data: bytes, head: bytes = b"") -> None:
+        framing = cast(Framing, self._framing)
         if self._held:
             data = self._held + data
             self._held = b""
@@ -175,13 +178,19 @@ class UpstreamConnection(asyncio.Protocol):
         if end < 0:
             if self._holds:
                 data = self._hold_back(data)
-            sink(head + data if head else data)
+            if head:
+                self._sink = exchange.sink()
+                data = head + data
+            cast(Sink, self._sink)(data)
+            return
+        if end < len(data):
+            self._reusable = False  # bytes past the end of the message
+            data = data[:end]
+        if head:
+            exchange.write_whole(head + data)
         else:
-            if end < len(data):
-                self._reusable = False  # bytes past the end of the message
-                data = data[:end]
-            sink(head + data if head else data)
-            self._finish()
+            cast(Sink, self._sink)(data)
+        self._finish()
 
     def _hold_back(self, data: bytes) -> bytes:
         """Of an event stream, what ends between two chunks; the rest waits for the next data."""
@@ -200,7 +209,8 @@ class UpstreamConnection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         self._framing = self._sink = None
         self._holds = False
-        if self._reusable:
+        # A request that the replica did not read to its end would stand before the next one.
+        if self._reusable and not self.transport.get_write_buffer_size():
             self.resume()
             self._pool.release(self)
         else:
@@ -231,6 +241,7 @@ class ConnectionPool:
         self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._idle: list[UpstreamConnection] = []
+        self._retired = False
 
     def take(self) -> UpstreamConnection | None:
         """An idle connection, if there is one."""
@@ -251,8 +262,12 @@ class ConnectionPool:
         return connection
 
     def release(self, connection: UpstreamConnection) -> None:
-        connection.stirred = True
-        self._idle.append(connection)
+        """Keep the connection for others, unless there are plenty or the replica is gone for good."""
+        if self._retired or len(self._idle) >= MAX_IDLE:
+            connection.transport.close()
+        else:
+            connection.stirred = True
+            self._idle.append(connection)
 
     def forget(self, connection: UpstreamConnection) -> None:
         """The connection is gone; it may have been idle."""
@@ -272,8 +287,13 @@ class ConnectionPool:
                 connection.transport.close()
         self._idle = kept
 
+    def retire(self) -> None:
+        """The replica is gone for good: close what is idle, and what is in use when its exchange ends."""
+        self._retired = True
+        self.close()
+
     def close(self) -> None:
-        """Close what is idle; connections in use close when their exchange ends."""
+        """Close what is idle."""
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.transport.close()
@@ -283,6 +303,8 @@ def _notice_dead_hosts(transport: asyncio.Transport) -> None:
     """Keep-alive probes: a replica whose host vanished without a word ends its connections within half a minute."""
     sock = transport.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+    # Probes go out only while nothing waits to be acknowledged; the user timeout bounds that wait.
+    options = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000))
+    for option, value in options:
         if hasattr(socket, option):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

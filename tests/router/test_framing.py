@@ -26,7 +26,7 @@ def test_the_end_of_a_chunked_body_is_found_however_it_is_cut(
 ) -> None:
     message = b"".join(map(chunk, body)) + last
     framing = ChunkedFraming()
-    framing.payload = []
+    payload = framing.payload = bytearray()
     fed = 0
     for piece in pieces(message + after, cuts):
         end = framing.feed(piece)
@@ -36,7 +36,7 @@ def test_the_end_of_a_chunked_body_is_found_however_it_is_cut(
         fed += len(piece)
     else:
         raise AssertionError("no end found")
-    assert b"".join(framing.payload) == b"".join(body)
+    assert payload == b"".join(body)
 
 
 @given(chunks.filter(bool), st.lists(st.integers(min_value=0, max_value=10_000), max_size=8))
@@ -72,7 +72,7 @@ def test_a_body_without_length_ends_with_the_connection() -> None:
     assert framing.close_ends()
 
 
-@pytest.mark.parametrize("line", [b"xyz", b"-1", b"+1", b" 1", b"1_0", b"", b"0x1"])
+@pytest.mark.parametrize("line", [b"xyz", b"-1", b"+1", b" 1", b"1_0", b"", b"0x1", b"0X1"])
 def test_a_chunk_size_is_hexadecimal_digits(line: bytes) -> None:
     with pytest.raises(BadFraming):
         ChunkedFraming().feed(line + b"\r\nabc\r\n")
@@ -82,3 +82,11 @@ def test_a_size_line_has_a_limit() -> None:
     framing = ChunkedFraming()
     with pytest.raises(BadFraming):
         framing.feed(b"1;" + b"x" * 20_000)
+
+
+@pytest.mark.parametrize("wire", [b"2\r\nokXX0\r\n\r\n", b"2\r\nok!\n0\r\n\r\n"])
+def test_a_decoded_chunk_is_as_long_as_its_size_says(wire: bytes) -> None:
+    framing = ChunkedFraming()
+    framing.payload = bytearray()
+    with pytest.raises(BadFraming):
+        framing.feed(wire)
