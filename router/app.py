@@ -68,10 +68,13 @@ class Router:
         self._outbox = Outbox(loop.call_soon)
         executor = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenize")
         self._stack.callback(executor.shutdown, wait=False, cancel_futures=True)
-        http = await self._stack.enter_async_context(aiohttp.ClientSession(auto_decompress=True))
+        # A probe over a kept connection would not notice that new ones are refused.
+        connector = aiohttp.TCPConnector(force_close=True)
+        http = await self._stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         telemetry = Telemetry()
         fleet = Fleet()
         self._stack.callback(fleet.close)
+        fleet.subscribe(lambda replica: telemetry.forget(replica.name) if fleet.get(replica.name) is None else None)
         residency = Residency(
             fleet,
             memory_blocks=max(config.predicted_tokens // TEXT_BLOCK_TOKENS, 1),
@@ -177,15 +180,18 @@ class Router:
         while True:
             await asyncio.sleep(SWEEP_S)
             now = clock()
-            await joins.expire()
-            residency.sweep(now)
-            telemetry.fold()
-            for connection in list(self._connections):
-                connection.sweep(now)
-            if now >= pools_due:
-                pools_due = now + POOL_SWEEP_S
-                for replica in fleet:
-                    replica.connections.close_quiet()
+            try:
+                await joins.expire()
+                residency.sweep(now)
+                telemetry.fold()
+                for connection in list(self._connections):
+                    connection.sweep(now)
+                if now >= pools_due:
+                    pools_due = now + POOL_SWEEP_S
+                    for replica in fleet:
+                        replica.connections.close_quiet()
+            except Exception:  # everything that ends by time ends here: this loop must not
+                log.exception("a sweep failed")
 
 
 def _gauges(replica: Replica, residency: Residency) -> ReplicaGauges:

@@ -5,6 +5,7 @@ Owns reading and checking. Every error names the flag or the field to change.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def parse_tokenizer(text: str) -> tuple[str, str]:
 def parse_address(text: str, flag: str) -> tuple[str, int]:
     """`HOST:PORT`, `:PORT` for every interface, `[::1]:PORT` for IPv6. Raises ConfigError."""
     host, separator, port = text.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
+    if not separator or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ConfigError(f"{flag} {text!r} is not an address; write HOST:PORT, such as 127.0.0.1:8080")
     return host.strip("[]") or "0.0.0.0", int(port)
 
@@ -119,5 +120,7 @@ def _check(config: ServeConfig) -> None:
         "health_interval",
         "predicted_ttl",
     ):
-        if getattr(config, name) <= 0:
+        if not 0 < getattr(config, name) < math.inf:
             raise ConfigError(f"--{name.replace('_', '-')} must be more than 0 seconds")
+    if not 0 <= config.drain_timeout < math.inf:
+        raise ConfigError("--drain-timeout must be 0 seconds or more")

@@ -78,7 +78,7 @@ class ControlPlane:
     async def receipts(self, request: web.Request) -> web.Response:
         """The latest receipts, newest first: `?limit=N` (100), `?request_id=ID`."""
         text = request.query.get("limit", "100")
-        if not text.isdigit():
+        if not (text.isascii() and text.isdigit()):
             raise Refusal(400, "limit must be a number of receipts.", param="limit")
         wanted = request.query.get("request_id")
         found: list[Receipt] = []
@@ -100,7 +100,7 @@ class ControlPlane:
 
     async def leave(self, request: web.Request) -> web.Response:
         epoch = request.query.get("epoch", "")
-        if not epoch.isdigit():
+        if not (epoch.isascii() and epoch.isdigit()):
             raise Refusal(400, "Say which incarnation leaves: DELETE /replicas/{name}?epoch=EPOCH.", param="epoch")
         await self._joins.leave(request.match_info["name"], int(epoch))
         return web.Response(status=204)

@@ -81,6 +81,8 @@ class Downstream(asyncio.Protocol):
         self._unsent = 0  # bytes of the last answer that the client had not taken at the last sweep
         self._paused = False  # the client reads more slowly than we write
         self._owes_continue = False
+        self._heads = 0  # read so far
+        self._swept_heads = -1  # of which the last sweep knew
         self._refusal: Refusal | None = None  # written once what came before it is answered
         self.transport: asyncio.Transport
         self.forwarded_for = b""
@@ -148,6 +150,7 @@ class Downstream(asyncio.Protocol):
         if end > self._limits.max_head:
             raise self._head_too_large()
         request = read_head(data[:end])
+        self._heads += 1
         rest = data[end:]
         if request.chunked:
             self._chunked = ChunkedBody()
@@ -254,8 +257,10 @@ class Downstream(asyncio.Protocol):
         """Called about once a second: end a connection that has been quiet for too long."""
         if self._exchange is not None:
             self._exchange.sweep(now)
-        # A head has its time as a whole: bytes that drip in do not prolong it.
-        if self._answering or (self.stirred and not self._unread):
+        # A head has its time as a whole: bytes that drip in do not prolong it, only its completion does.
+        dripping = bool(self._unread) and self._heads == self._swept_heads
+        self._swept_heads = self._heads
+        if self._answering or self._paused or (self.stirred and not dripping):
             self.stirred = False
             self.quiet_since = now
             return

@@ -7,6 +7,7 @@ data plane, a lease) says so here; whoever must follow (the residency) listens h
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,16 @@ class State(enum.Enum):
     DOWN = "down"
 
 
+_PRINTABLE = re.compile(r"[\x21-\x7e]+")
+MAX_NAME = 200
+
+
+def check_name(name: str) -> None:
+    """Replica names stand in headers and in metrics. Raises ValueError."""
+    if not _PRINTABLE.fullmatch(name) or len(name) > MAX_NAME:
+        raise ValueError(f"{name!r} is not a replica name; use up to {MAX_NAME} printable ASCII characters, no blanks")
+
+
 class Address:
     """Where a replica's server is. Raises ValueError for anything but an http(s) URL with a host."""
 
@@ -32,6 +43,8 @@ class Address:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not a replica URL; write http://HOST:PORT")
+        if not _PRINTABLE.fullmatch(url):
+            raise ValueError(f"{url!r}: a replica URL is plain ASCII without blanks")
         if parts.query or parts.fragment or parts.username:
             raise ValueError(f"{url!r}: a replica URL has no user, query or fragment; write http://HOST:PORT")
         self.tls = parts.scheme == "https"
@@ -61,7 +74,7 @@ class Replica:
         # Bytes of every request's head, made once.
         self.host_line = f" HTTP/1.1\r\nhost: {address.authority}\r\n".encode()
         self.base_path = address.base_path.encode()
-        self.name_line = f"x-radixgate-replica: {name}\r\n".encode("latin-1", "replace")
+        self.name_line = f"x-radixgate-replica: {name}\r\n".encode("ascii", "replace")
 
     @property
     def serves(self) -> tuple[str, ...] | None:
@@ -93,17 +106,19 @@ class Fleet:
         self._listeners.append(listener)
 
     def add(self, replica: Replica) -> None:
-        """Raises ValueError when the name is taken."""
+        """Raises ValueError when the name is taken, or cannot stand in a header."""
+        check_name(replica.name)
         if replica.name in self._replicas:
             raise ValueError(f"two replicas are named {replica.name!r}; give each its own name")
         self._replicas[replica.name] = replica
         self._changed(replica)
 
     def remove(self, replica: Replica, reason: str) -> None:
-        if self._replicas.pop(replica.name, None) is not None:
+        if self._replicas.get(replica.name) is replica:
+            del self._replicas[replica.name]
             replica.state = State.DOWN
             replica.reason = reason
-            replica.connections.close()
+            replica.connections.retire()
             self._changed(replica)
 
     def mark_up(self, replica: Replica) -> None:

@@ -12,9 +12,10 @@ import msgspec
 
 _HOP_BY_HOP_LINES = re.compile(rb"(?i)\r\n(?:connection|keep-alive|proxy-connection|upgrade):[^\r\n]*")
 _TRANSFER_LINES = re.compile(rb"(?i)\r\n(?:transfer-encoding|trailer):[^\r\n]*")
+_CONNECTION = re.compile(rb"\r\nconnection:([^\r\n]*)")
 _SPECIAL = re.compile(
     rb"\r\n(?:transfer-encoding:|connection:|keep-alive:|upgrade:|x-radixgate-cached-tokens:"
-    rb"|content-type: text/event-stream)"
+    rb"|content-type:[ \t]*text/event-stream)"
 )
 
 
@@ -58,14 +59,15 @@ def _read_special(read: ResponseHead, lower: bytes) -> None:
         if _value(lower, at + 20) != b"chunked":
             raise BadHead("a transfer encoding other than chunked")
         read.chunked = True
-    at = lower.find(b"\r\nconnection:")
-    tokens = [] if at < 0 else [token.strip() for token in _value(lower, at + 13).split(b",")]
-    read.plain = at < 0 and b"\r\nkeep-alive:" not in lower and b"\r\nupgrade:" not in lower
+    tokens = [token.strip() for line in _CONNECTION.findall(lower) for token in line.split(b",")]
+    read.plain = not tokens and b"\r\nkeep-alive:" not in lower and b"\r\nupgrade:" not in lower
     read.keep_alive = b"close" not in tokens and (lower[7:8] == b"1" or b"keep-alive" in tokens)
-    read.event_stream = b"\r\ncontent-type: text/event-stream" in lower
+    at = lower.find(b"\r\ncontent-type:")
+    read.event_stream = at >= 0 and _value(lower, at + 15).startswith(b"text/event-stream")
     at = lower.find(b"\r\nx-radixgate-cached-tokens:")
     if at >= 0:
-        read.cached_tokens = _number(lower, at + 28)
+        cached = _value(lower, at + 28)
+        read.cached_tokens = int(cached) if cached.isdigit() else None
 
 
 def relayed_head(head: bytes, extra: bytes, read: ResponseHead, *, dechunk: bool = False) -> bytes:

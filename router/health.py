@@ -77,6 +77,8 @@ class HealthProber:
             except (aiohttp.ClientError, OSError) as error:
                 silences = 0
                 self._down(replica, str(error) or type(error).__name__)
+            except Exception:
+                log.exception("replica %s: a health probe failed", replica.name)
             else:
                 silences = 0
             if replica.state is State.UP:
@@ -112,14 +114,11 @@ class HealthProber:
 
     async def _learn_models(self, replica: Replica) -> None:
         cards = await self._json(replica, "/v1/models")
-        said = replica.registration
         try:
             data: list[dict[str, Any]] = msgspec.convert(cards, type=dict[str, Any])["data"]
             names = [card.id for card in msgspec.convert(data, type=list[Card])]
         except (msgspec.ValidationError, KeyError):
-            # Not an OpenAI server's answer: the replica may serve anything, unless it said otherwise when it joined.
-            self._fleet.learn_models(replica, said.models if said else None, ())
-            return
+            return  # no OpenAI server's answer: what is known stays, and if nothing is, the replica may serve anything
         self._fleet.learn_models(replica, names, data)
 
     async def _account(self, replica: Replica) -> Registration | None:
@@ -128,6 +127,9 @@ class HealthProber:
             account = msgspec.convert(await self._json(replica, "/radixgate/info"), type=Registration)
         except msgspec.ValidationError:
             return None
+        if account.block_size < 1:
+            return None
+        replica.load.capacity_tokens = account.capacity_blocks * account.block_size
         return account
 
     async def _json(self, replica: Replica, path: str) -> object:

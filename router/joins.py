@@ -17,7 +17,7 @@ import msgspec
 from radix.events import EventBatch, Registration, Snapshot, decode_snapshot
 from radix.feed import Outcome
 from router.errors import Refusal
-from router.fleet import Address, Fleet, Replica, State
+from router.fleet import Address, Fleet, Replica, State, check_name
 from router.health import HealthProber
 from router.residency import Residency
 from router.telemetry import Telemetry
@@ -56,11 +56,12 @@ class Joins:
         """A first registration or a renewal; returns the lease granted, seconds. Raises Refusal."""
         lease_s = min(max(said.lease_s, LEASE_RANGE_S[0]), LEASE_RANGE_S[1])
         try:
+            check_name(said.name)
             address = Address(said.url)
         except ValueError as error:
-            raise Refusal(422, str(error), param="url") from None
-        if said.block_size < 1 or not said.name:
-            raise Refusal(422, "A replica needs a name and a block size of at least one token.")
+            raise Refusal(422, f"{error}.") from None
+        if said.block_size < 1:
+            raise Refusal(422, "A replica's block size is at least one token.", param="block_size")
         replica = self._fleet.get(said.name)
         known = replica.registration if replica is not None else None
         if replica is not None and not replica.joined:
@@ -68,10 +69,10 @@ class Joins:
         if known is not None and said.epoch < known.epoch:
             raise Refusal(409, f"A newer incarnation of {said.name!r} has joined.", code="superseded")
         if replica is None or known is None or said.epoch > known.epoch:
-            replica = await self._admit(said, address)
+            await self._admit(said, address, self._clock() + lease_s)
         else:
             replica.registration = said
-        replica.lease_until = self._clock() + lease_s
+            replica.lease_until = self._clock() + lease_s
         return lease_s
 
     async def leave(self, name: str, epoch: int) -> None:
@@ -96,9 +97,12 @@ class Joins:
     async def expire(self) -> None:
         """Let go of the members whose lease ran out."""
         now = self._clock()
-        for replica in [replica for replica in self._fleet if replica.joined and replica.lease_until < now]:
+        late = [replica for replica in self._fleet if replica.joined and replica.lease_until < now]
+        for replica in late:
+            self._fleet.remove(replica, "its lease ran out")
+        for replica in late:
             log.warning("replica %s did not renew its lease", replica.name)
-            await self._dismiss(replica, "its lease ran out")
+            await self._prober.forget(replica)
 
     async def close(self) -> None:
         tasks = list(self._resyncs.values())
@@ -112,19 +116,22 @@ class Joins:
             raise Refusal(404, f"No replica {name!r} has joined; PUT /replicas/{name} first.", code="unknown_replica")
         return replica
 
-    async def _admit(self, said: Registration, address: Address) -> Replica:
+    async def _admit(self, said: Registration, address: Address, lease_until: float) -> None:
         """A new incarnation: whatever was known of the one before is void."""
+        # The fleet changes in one step; only then is there time to wait.
         before = self._fleet.get(said.name)
         if before is not None:
-            await self._dismiss(before, "a new incarnation joined")
+            self._fleet.remove(before, "a new incarnation joined")
         replica = self._make_replica(said.name, address)
         replica.joined = True
         replica.registration = said
+        replica.lease_until = lease_until
         replica.models = said.models
         replica.load.capacity_tokens = said.capacity_blocks * said.block_size
         self._fleet.add(replica)
         self._prober.watch(replica)
-        return replica
+        if before is not None:
+            await self._prober.forget(before)
 
     async def _dismiss(self, replica: Replica, reason: str) -> None:
         self._fleet.remove(replica, reason)
@@ -144,6 +151,15 @@ class Joins:
 
     async def _fetch(self, replica: Replica) -> None:
         """Fetch the replica's block list until the index is right; a replica that stays away leaves by other ways."""
+        try:
+            await self._restore(replica)
+        except Exception:
+            log.exception("replica %s: its block list cannot be used", replica.name)
+        finally:
+            if self._resyncs.get(replica) is asyncio.current_task():
+                del self._resyncs[replica]
+
+    async def _restore(self, replica: Replica) -> None:
         while replica.state is State.UP:
             try:
                 snapshot = await self._snapshot(replica)
@@ -157,7 +173,7 @@ class Joins:
             self._telemetry.resyncs += 1
             if self._residency.restore(replica, snapshot) is not Outcome.GAP:
                 break
-        self._resyncs.pop(replica, None)
+            await asyncio.sleep(RESYNC_RETRY_S)
 
     async def _snapshot(self, replica: Replica) -> Snapshot:
         timeout = aiohttp.ClientTimeout(total=RESYNC_TIMEOUT_S)

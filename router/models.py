@@ -14,6 +14,9 @@ import pygtrie
 
 if TYPE_CHECKING:
     from router.fleet import Replica
+    from router.prompt import ExactPrompts, TextPrompts
+
+    PromptReader = TextPrompts | ExactPrompts
 
 PREFIX_ENDS = ("/", ":")
 MAX_REMEMBERED = 4096
@@ -22,12 +25,13 @@ MAX_REMEMBERED = 4096
 class Pool:
     """The replicas of one model name or prefix. `members` are all of them, `up` those that can take a request now."""
 
-    __slots__ = ("members", "names", "up")
+    __slots__ = ("members", "names", "reader", "up")
 
     def __init__(self, members: tuple[Replica, ...]) -> None:
         self.members = members
         self.up = tuple(replica for replica in members if replica.state.value == "up")
         self.names = tuple(replica.name for replica in self.up)
+        self.reader: PromptReader | None = None  # chosen when the first prompt comes
 
 
 class ModelTable:

@@ -34,7 +34,6 @@ class PromptReaders:
         self._tokenizers: dict[str, ChatTokenizer] = {}  # by fingerprint
         self._given: dict[str, ChatTokenizer] = {}  # by model name, as the user gave them
         self._exact: dict[tuple[str, int, str], ExactPrompts] = {}
-        self._by_pool: dict[Pool, TextPrompts | ExactPrompts] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         fleet.subscribe(self._on_change)
 
@@ -46,11 +45,10 @@ class PromptReaders:
 
     def of(self, pool: Pool) -> TextPrompts | ExactPrompts:
         """The reader for prompts that go to `pool`."""
-        try:
-            return self._by_pool[pool]
-        except KeyError:
-            reader = self._by_pool[pool] = self._choose(pool)
-            return reader
+        reader = pool.reader
+        if reader is None:
+            reader = pool.reader = self._choose(pool)
+        return reader
 
     async def close(self) -> None:
         """End the loading that is under way."""
@@ -86,7 +84,6 @@ class PromptReaders:
         return self._exact[key]
 
     def _on_change(self, replica: Replica) -> None:
-        self._by_pool.clear()
         said = replica.registration
         if replica.state is not State.UP or said is None or not said.tokenizer_fingerprint:
             return
@@ -102,7 +99,7 @@ class PromptReaders:
         else:
             if tokenizer.fingerprint == said.tokenizer_fingerprint:
                 self._tokenizers[tokenizer.fingerprint] = tokenizer
-                self._by_pool.clear()
+                self._fleet.rebuild()
             else:
                 log.warning(
                     "replica %s: the tokenizer in %s is not the one it uses, so its prompts are read as text; "

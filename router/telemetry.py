@@ -80,6 +80,11 @@ class Telemetry(Collector):
         self.replicas: Callable[[], Iterable[ReplicaGauges]] = lambda: ()
         self.index_blocks: Callable[[], int] = lambda: 0
 
+    def forget(self, replica: str) -> None:
+        """The replica left the fleet: its figures end, lest names pile up."""
+        self.answers.pop(replica, None)
+        self.routed.pop(replica, None)
+
     def fold(self) -> None:
         """Bounds what the distributions keep unsorted."""
         for distribution in (self.ttft, self.duration, self.decision):

@@ -17,6 +17,8 @@ from scoring.cost import Rates, costs_s
 from scoring.decision import Choice, Query
 from scoring.ledger import ReplicaLoad
 
+MAX_SETS = 1024
+
 
 class Policy(Protocol):
     """`choose` gets one or more candidates and, parallel to them, the tokens of the prompt that each already holds."""
@@ -59,11 +61,15 @@ class RoundRobin:
     name = "round_robin"
 
     def __init__(self, rng: Random) -> None:
-        self._turn = rng.randrange(1 << 16)
+        self._rng = rng
+        self._turns: dict[tuple[str, ...], int] = {}  # for each set of candidates, lest two sets skew each other
 
     def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice:
-        self._turn += 1
-        return Choice(self._turn % len(loads), "next in turn")
+        names = tuple(load.name for load in loads)
+        if len(self._turns) > MAX_SETS:
+            self._turns.clear()
+        turn = self._turns[names] = self._turns.get(names, self._rng.randrange(len(loads))) + 1
+        return Choice(turn % len(loads), "next in turn")
 
 
 class UniformRandom:

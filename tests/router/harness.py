@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import queue
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -98,6 +99,19 @@ class Peer:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._buffer = b""
+
+    def read_head(self) -> bytes:
+        """A request's head and what came with it; empty when the router closed the connection."""
+        while b"\r\n\r\n" not in self._buffer:
+            if not self._more():
+                return b""
+        return self._buffer
+
+    def stop_reading(self) -> None:
+        """Leaves the rest of the request where it is until the router closes the connection."""
+        poller = select.poll()
+        poller.register(self.sock, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+        poller.poll(WAIT_S * 1000)
 
     def read_request(self) -> tuple[bytes, bytes] | None:
         """The next request's head and body, None when the router closed the connection."""
@@ -235,8 +249,12 @@ def hello(peer: Peer, head: bytes, body: bytes) -> None:
 class Client:
     """A raw client connection."""
 
-    def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)
+    def __init__(self, port: int, buffer: int = 0) -> None:
+        self.sock = socket.socket()
+        if buffer:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self.sock.settimeout(WAIT_S)
+        self.sock.connect(("127.0.0.1", port))
         self._buffer = b""
 
     def __enter__(self) -> Client:
