@@ -37,11 +37,8 @@ def pack_tokens(tokens: Iterable[int]) -> bytes:
 def hash_chunks(data: bytes | memoryview, chunk_bytes: int, parent: int) -> list[int]:
     """Chained keys of every full `chunk_bytes` of `data`, after the block whose key is `parent`."""
     view = memoryview(data)
-    keys = []
-    for end in range(chunk_bytes, len(view) + 1, chunk_bytes):
-        parent = xxh3_64_intdigest(view[end - chunk_bytes : end], parent)
-        keys.append(parent)
-    return keys
+    starts = range(0, len(view) - chunk_bytes + 1, chunk_bytes)
+    return [parent := xxh3_64_intdigest(view[start : start + chunk_bytes], parent) for start in starts]
 
 
 def block_keys(tokens: Iterable[int], block_size: int, parent: int) -> list[int]:
