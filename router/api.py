@@ -35,10 +35,8 @@ class Ask(msgspec.Struct, gc=False):
     @property
     def session(self) -> str | None:
         """Who asks, if the request says it as text."""
-        for name in (self.session_id, self.user):
-            if isinstance(name, str) and name:
-                return name
-        return None
+        name = self.session_id or self.user
+        return name if isinstance(name, str) else None
 
 
 class BadBody(ValueError):

@@ -21,6 +21,7 @@ from router.request import CONTINUE, ChunkedBody, Request, check_head, read_head
 log = logging.getLogger("radixgate.downstream")
 
 LINGER_S = 2.0
+CRLF = b"\r\n"
 MAX_PIPELINED = 64
 CHECKED_HEAD = 1024
 
@@ -141,7 +142,7 @@ class Downstream(asyncio.Protocol):
     # The request. Each step returns what it left unread.
 
     def _read_head(self, data: bytes) -> bytes:
-        if data[:1] in b"\r\n":  # a blank line before the request line is to be ignored (RFC 9112, 2.2)
+        if data[0] in CRLF:  # a blank line before the request line is to be ignored (RFC 9112, 2.2)
             data = data.lstrip(b"\r\n")
         end = data.find(b"\r\n\r\n") + 4
         if end < 4:

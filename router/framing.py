@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 MAX_SIZE_LINE = 16 * 1024
+_X = (b"x", b"X")
 
 
 class BadFraming(ValueError):
@@ -140,7 +141,7 @@ def _chunk_size(data: bytes, start: int, end: int) -> int:
     digits = data[start:end]
     if b";" in digits:
         digits = digits[: digits.index(b";")].rstrip()
-    if not digits.isalnum() or digits[1:2].lower() == b"x":  # int() would take signs, blanks, underscores and 0x
+    if not digits.isalnum() or digits[1:2] in _X:  # int() would take signs, blanks, underscores and 0x
         raise BadFraming("a chunk's size is not a hexadecimal number")
     try:
         return int(digits, 16)

@@ -67,10 +67,13 @@ class _Nobody:
     """The parser validates; nobody needs its callbacks."""
 
 
+_NOBODY = _Nobody()
+
+
 def check_head(head: bytes) -> None:
     """Raises Refusal (400) when `head`, whole or the beginning of one, is not HTTP/1."""
     try:
-        httptools.HttpRequestParser(_Nobody()).feed_data(head)
+        httptools.HttpRequestParser(_NOBODY).feed_data(head)
     except httptools.HttpParserUpgrade:
         pass  # a server may decline an upgrade by answering as if it had not been asked (RFC 9110, 7.8)
     except httptools.HttpParserError as error:

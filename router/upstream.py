@@ -155,7 +155,8 @@ class UpstreamConnection(asyncio.Protocol):
         framing = self._framing = self._frame(read)
         self._reusable = self._keep and read.keep_alive and not framing.close_ends()
         self._holds = read.event_stream and read.chunked
-        exchange = cast(Exchange, self.exchange)
+        exchange = self.exchange
+        assert exchange is not None
         head = exchange.on_head(data[: end + 2], read, framing)
         if head is None:
             self.abort()
@@ -170,7 +171,8 @@ class UpstreamConnection(asyncio.Protocol):
         return CloseFraming() if read.length is None else LengthFraming(read.length)
 
     def _receive_body(self, exchange: Exchange, data: bytes, head: bytes = b"") -> None:
-        framing = cast(Framing, self._framing)
+        framing, sink = self._framing, self._sink
+        assert framing is not None
         if self._held:
             data = self._held + data
             self._held = b""
@@ -178,23 +180,24 @@ class UpstreamConnection(asyncio.Protocol):
         if end < 0:
             if self._holds:
                 data = self._hold_back(data)
-            if head:
-                self._sink = exchange.sink()
+            if sink is None:
+                sink = self._sink = exchange.sink()
                 data = head + data
-            cast(Sink, self._sink)(data)
+            sink(data)
             return
         if end < len(data):
             self._reusable = False  # bytes past the end of the message
             data = data[:end]
-        if head:
+        if sink is None:
             exchange.write_whole(head + data)
         else:
-            cast(Sink, self._sink)(data)
+            sink(data)
         self._finish()
 
     def _hold_back(self, data: bytes) -> bytes:
         """Of an event stream, what ends between two chunks; the rest waits for the next data."""
-        framing = cast(ChunkedFraming, self._framing)
+        framing = self._framing
+        assert isinstance(framing, ChunkedFraming)
         boundary = framing.boundary
         if boundary == len(data):
             return data
