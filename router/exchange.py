@@ -12,15 +12,14 @@ import errno
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from time import perf_counter
-from typing import Protocol
 
 from router.downstream import Downstream
 from router.errors import Refusal, internal_error, replica_failed, unavailable
-from router.fleet import Fleet, Replica
+from router.fleet import Replica
 from router.framing import ChunkedFraming, Framing
 from router.heads import ResponseHead, relayed_head
+from router.placement import Carrier, Placement, Route
 from router.request import Request
-from router.telemetry import Telemetry
 from router.upstream import UpstreamConnection
 from scoring.decision import Receipt
 from scoring.ledger import Booking
@@ -33,48 +32,6 @@ CLIENT_LEFT = 499  # nginx's status for it; only in metrics and receipts, nobody
 # What says that the replica is not there, rather than that we or the network are short of something.
 _REFUSALS = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
 _OUR_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
-
-
-class Placement(Protocol):
-    """Where an attempt goes."""
-
-    @property
-    def replica(self) -> Replica: ...
-    @property
-    def booking(self) -> Booking: ...
-    @property
-    def receipt(self) -> Receipt | None: ...
-
-    def unplaced(self) -> None:
-        """The request did not leave its blocks there after all."""
-        ...
-
-
-class Route(Protocol):
-    """How a request finds its replica."""
-
-    repeatable: bool  # an attempt that brought no byte of an answer may be made again elsewhere
-
-    def choose(self, tried: frozenset[Replica]) -> Placement:
-        """Book the request on a replica that was not tried. Raises Refusal when there is none."""
-        ...
-
-    def has_other(self, tried: frozenset[Replica]) -> bool:
-        """Whether a replica is left that was not tried."""
-        ...
-
-
-class Carrier(Protocol):
-    """What exchanges need of the gateway."""
-
-    fleet: Fleet
-    telemetry: Telemetry
-    attempts: int
-    response_timeout_s: float
-
-    def suspect(self, replica: Replica) -> None:
-        """A connection to the replica broke: look whether it lives."""
-        ...
 
 
 class Exchange:
