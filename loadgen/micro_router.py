@@ -61,7 +61,7 @@ class Desk:
         gateway = Gateway(
             self.fleet,
             Decider(make_policy(policy, random.Random(1)), residency, telemetry),
-            PromptReaders(self.fleet, {}, cast(Any, None)),
+            PromptReaders(self.fleet, {}, cast(Any, None), cast(Any, None)),
             telemetry,
             Limits(),
             self.outbox,

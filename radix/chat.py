@@ -18,9 +18,9 @@ from radix.cut_points import CutPoints
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["ChatTemplateError", "ChatTokenizer", "TokenizerError", "render_options"]
+__all__ = ["TOKEN_FILES", "ChatTemplateError", "ChatTokenizer", "TokenizerError", "render_options", "token_files"]
 
-_TOKEN_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+TOKEN_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 # Characters of text from which waking other threads costs less than it gains.
 _WORTH_THREADS = 4096
@@ -194,6 +194,11 @@ class ChatTokenizer:
         raise TokenizerError("tokenizer.json: adding special tokens changes the text's own tokens; cannot use that.")
 
 
+def token_files(directory: Path) -> dict[str, bytes]:
+    """Those of the files that decide tokens which are there, by name: all that another machine needs to agree."""
+    return {name: (directory / name).read_bytes() for name in TOKEN_FILES if (directory / name).is_file()}
+
+
 def _read_json(path: Path, required: bool = False) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
@@ -250,9 +255,9 @@ def _eos_ids(tokenizer: Tokenizer, directory: Path, special_tokens: Mapping[str,
 def _fingerprint(directory: Path) -> str:
     """A content hash of the files that decide tokens: equal fingerprints give equal block keys."""
     digest = hashlib.sha256()
-    for name in _TOKEN_FILES:
-        path = directory / name
-        content = path.read_bytes() if path.is_file() else b""
+    files = token_files(directory)
+    for name in TOKEN_FILES:
+        content = files.get(name, b"")
         digest.update(f"{name}:{len(content)}:".encode())
         digest.update(content)
     return digest.hexdigest()[:32]

@@ -74,8 +74,9 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True):
 class Registration(msgspec.Struct, frozen=True, omit_defaults=True):
     """A replica's account of itself, as JSON: sent at each renewal of its lease, and answered on request.
 
-    `tokenizer` is the directory of tokenizer.json as the replica sees it, `tokenizer_fingerprint` names its content;
-    both empty when prompts cannot be tokenized elsewhere. `capacity_blocks` counts KV blocks, `block_size` tokens.
+    `tokenizer` is the directory of tokenizer.json as the replica sees it, `tokenizer_fingerprint` names its content
+    (GET /radixgate/tokenizer hands it out); both empty when prompts cannot be tokenized elsewhere. `capacity_blocks`
+    counts KV blocks, `block_size` tokens.
     """
 
     name: str

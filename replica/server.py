@@ -1,19 +1,22 @@
-"""The replica's HTTP server: OpenAI's API, vLLM's extras, and two pages for routers.
+"""The replica's HTTP server: OpenAI's API, vLLM's extras, and three pages for routers.
 
 Owns the routes and the life of a response. Must never leave a request in the engine whose client has gone.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 from aiohttp import web
 
+from radix.chat import token_files
 from radix.events import Registration, encode
 from replica.answers import DONE, Answer, ChatForm, CompletionForm, Form, sse
 from replica.engine import Engine, EngineStopped, Generation, GenerationFailed, Output
@@ -55,6 +58,7 @@ class Server:
                 web.get("/version", self._version),
                 web.get("/radixgate/info", self._info),
                 web.get("/radixgate/blocks", self._blocks),
+                web.get("/radixgate/tokenizer", self._token_files),
             ]
         )
         return app
@@ -155,6 +159,11 @@ class Server:
 
     async def _blocks(self, http: web.Request) -> web.Response:
         return web.Response(body=encode(self._engine.snapshot()), content_type="application/msgpack")
+
+    async def _token_files(self, http: web.Request) -> web.Response:
+        """The files that decide tokens, for a router that does not share this machine's disk: name -> content."""
+        files = await asyncio.to_thread(token_files, Path(self._account().tokenizer))
+        return web.Response(body=msgspec.msgpack.encode(files), content_type="application/msgpack")
 
 
 async def _whole(generation: Generation, form: Form, first: list[tuple[int, Output]]) -> web.Response:

@@ -80,7 +80,7 @@ class Router:
             memory_blocks=max(config.predicted_tokens // TEXT_BLOCK_TOKENS, 1),
             memory_ttl_s=config.predicted_ttl,
         )
-        readers = PromptReaders(fleet, {model: Path(path) for model, path in config.tokenizers.items()}, executor)
+        readers = PromptReaders(fleet, {model: Path(path) for model, path in config.tokenizers.items()}, executor, http)
         self._stack.push_async_callback(readers.close)
         prober = HealthProber(fleet, http, interval_s=config.health_interval)
         self._stack.push_async_callback(prober.close)

@@ -7,16 +7,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from radix.chat import ChatTokenizer, token_files
 from radix.events import BlockRemoved, BlockStored, EventBatch, Snapshot, encode, pack_keys
+from replica import tokenizer
 from router.config import ReplicaConfig
 from tests.router.harness import (
     WAIT_S,
     Peer,
     RunningRouter,
     Upstream,
+    chat,
     fleet,
+    receipts,
     running_router,
     wait_until,
 )
@@ -30,11 +35,16 @@ class Member(Upstream):
         self.epoch = epoch
         self.seq = 0
         self.stored: tuple[BlockStored, ...] = ()
-        super().__init__(self._blocks)
+        super().__init__(self._tell)
 
-    def _blocks(self, peer: Peer, head: bytes, body: bytes) -> None:
-        snapshot = encode(Snapshot(self.name, self.epoch, self.seq, self.stored))
-        peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(snapshot) + snapshot)
+    def _tell(self, peer: Peer, head: bytes, body: bytes) -> None:
+        if head.startswith(b"GET /radixgate/blocks"):
+            told = encode(Snapshot(self.name, self.epoch, self.seq, self.stored))
+        elif head.startswith(b"GET /radixgate/tokenizer"):
+            told = msgspec.msgpack.encode(token_files(tokenizer.directory()))
+        else:
+            told = b"{}"
+        peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(told) + told)
 
     def register(self, router: RunningRouter, **changes: Any) -> httpx.Response:
         account = {
@@ -185,3 +195,26 @@ def test_health_of_the_router_itself(router: RunningRouter) -> None:
         wait_until(lambda: httpx.get(router.control + "/healthz/ready", timeout=WAIT_S).status_code == 200)
     assert httpx.get(router.control + "/no/such/path", timeout=WAIT_S).json()["error"]["message"]
     assert httpx.get(router.control + "/receipts?limit=x", timeout=WAIT_S).status_code == 400
+
+
+def mode_of_a_chat(router: RunningRouter) -> str:
+    answer = httpx.post(router.url + "/v1/chat/completions", json=chat(), timeout=WAIT_S)
+    assert answer.status_code == 200
+    mode: str = receipts(router)[0]["mode"]
+    return mode
+
+
+def test_a_tokenizer_that_is_not_on_this_machine_is_fetched_from_the_replica(router: RunningRouter) -> None:
+    fingerprint = ChatTokenizer.load(tokenizer.directory()).fingerprint
+    with member() as replica:
+        replica.register(router, tokenizer="/nowhere/at/all", tokenizer_fingerprint=fingerprint)
+        wait_until(lambda: state(router) == {"r": ("up", 0)})
+        wait_until(lambda: mode_of_a_chat(router) == "exact")
+
+
+def test_a_tokenizer_that_is_not_what_the_replica_named_is_not_used(router: RunningRouter) -> None:
+    with member() as replica:
+        replica.register(router, tokenizer=str(tokenizer.directory()), tokenizer_fingerprint="something else")
+        wait_until(lambda: state(router) == {"r": ("up", 0)})
+        wait_until(lambda: any(b"/radixgate/tokenizer" in head for head, _ in list(replica.requests.queue)))
+        assert mode_of_a_chat(router) == "text"
