@@ -64,11 +64,9 @@ class PredictedResidency:
         while self.index.blocks(rid) > self._capacity:
             self._push_out(rid, recorded)
 
-    def forget(self, rid: int, keys: Sequence[int]) -> None:
-        """The prompt, just recorded, did not get there. What it shares with earlier ones stays believed."""
-        path = self.index.hold_path(rid, None, keys[: self._capacity], end_run=True)
-        if path:
-            self.index.release(rid, path[-1])
+    def forget(self, rid: int, keys: Sequence[int], kept: int) -> None:
+        """A prompt just recorded did not get there. Its first `kept` blocks were believed before it, and stay so."""
+        self.index.remove(rid, keys[kept : self._capacity][::-1])
 
     def match(self, keys: Sequence[int], now: float) -> dict[int, int]:
         """For each replica believed to hold keys[0]: how many of `keys` from there on without a gap."""

@@ -184,14 +184,21 @@ class Router:
                 await joins.expire()
                 residency.sweep(now)
                 telemetry.fold()
-                for connection in list(self._connections):
-                    connection.sweep(now)
+                self._sweep_connections(now)
                 if now >= pools_due:
                     pools_due = now + POOL_SWEEP_S
                     for replica in fleet:
                         replica.connections.close_quiet()
             except Exception:  # everything that ends by time ends here: this loop must not
                 log.exception("a sweep failed")
+
+    def _sweep_connections(self, now: float) -> None:
+        for connection in list(self._connections):
+            try:
+                connection.sweep(now)
+            except Exception:  # one of them must not keep the others waiting
+                log.exception("a connection could not be swept")
+                connection.transport.abort()
 
 
 def _gauges(replica: Replica, residency: Residency) -> ReplicaGauges:

@@ -31,10 +31,11 @@ class Decision(msgspec.Struct):
     residency: Residency
     keys: list[int]
     exact: int
+    kept: int  # blocks that were believed there before this request
 
     def unplaced(self) -> None:
         """The request did not leave its blocks there after all: it failed."""
-        self.residency.unplaced(self.replica, self.keys, self.exact)
+        self.residency.unplaced(self.replica, self.keys, self.exact, self.kept)
 
 
 class Decider:
@@ -61,11 +62,11 @@ class Decider:
         keys = prompt.keys
         tokens = prompt.tokens
         exact = prompt.block_size if prompt.mode == "exact" else 0
-        overlaps = self._residency.overlaps(keys, candidates, exact, now)
+        blocks = overlaps = self._residency.overlaps(keys, candidates, exact, now)
         if keys:
             # At least one token of a prompt is always computed: the one whose output comes first.
             block_size, most = prompt.block_size, tokens - 1
-            overlaps = [min(blocks * block_size, most) for blocks in overlaps]
+            overlaps = [min(count * block_size, most) for count in blocks]
         loads = [replica.load for replica in candidates]
         choice = self.policy.choose(query, loads, overlaps)
         chosen = candidates[choice.index]
@@ -92,4 +93,5 @@ class Decider:
         telemetry.prompt_tokens += tokens
         telemetry.overlap_tokens += overlap
         self.receipts.append(receipt)
-        return Decision(chosen, booking, receipt, self._residency, keys, exact)
+        kept = blocks[choice.index]
+        return Decision(chosen, booking, receipt, self._residency, keys, exact, kept)

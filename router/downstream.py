@@ -83,7 +83,7 @@ class Downstream(asyncio.Protocol):
         self._paused = False  # the client reads more slowly than we write
         self._owes_continue = False
         self._heads = 0  # read so far
-        self._swept_heads = -1  # of which the last sweep knew
+        self._unread_head = -1  # the number of the one that was incomplete at the last sweep
         self._refusal: Refusal | None = None  # written once what came before it is answered
         self.transport: asyncio.Transport
         self.forwarded_for = b""
@@ -99,7 +99,7 @@ class Downstream(asyncio.Protocol):
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._closing:
+        if self._closing or self._refusal is not None:
             return
         self.stirred = True
         if self._unread:
@@ -236,7 +236,7 @@ class Downstream(asyncio.Protocol):
         if not keep_alive:
             self._close()
             return
-        if self._owes_continue:
+        if self._owes_continue and not self._waiting:
             self._owes_continue = False
             if self._request is not None:
                 self.write_soon(CONTINUE)
@@ -258,20 +258,29 @@ class Downstream(asyncio.Protocol):
         """Called about once a second: end a connection that has been quiet for too long."""
         if self._exchange is not None:
             self._exchange.sweep(now)
-        # A head has its time as a whole: bytes that drip in do not prolong it, only its completion does.
-        dripping = bool(self._unread) and self._heads == self._swept_heads
-        self._swept_heads = self._heads
-        if self._answering or self._paused or (self.stirred and not dripping):
+        # A head has its time as a whole: bytes that drip in do not prolong it.
+        dripping = bool(self._unread) and self._unread_head == self._heads
+        self._unread_head = self._heads if self._unread else -1
+        if self._answering or (self.stirred and not dripping):
             self.stirred = False
             self.quiet_since = now
             return
-        quiet = now - self.quiet_since
+        unsent = self.transport.get_write_buffer_size() if self._closing or self._paused else 0
+        if unsent != self._unsent:  # the client takes what it was sent: it has time, as long as it takes some
+            self._unsent = unsent
+            self.quiet_since = now
+        self._end_if_quiet(now - self.quiet_since)
+
+    def _end_if_quiet(self, quiet: float) -> None:
         limits = self._limits
-        if self._lingering:
+        if self._unsent:
+            if quiet > limits.read_timeout_s:
+                self.transport.abort()
+        elif self._lingering:
             if quiet > LINGER_S:
                 self.transport.abort()
         elif self._closing:
-            self._sweep_closing(now)
+            pass  # the transport is closing by itself
         elif self._request is None and not self._unread:
             if quiet > limits.idle_timeout_s:
                 self._close()
@@ -284,15 +293,6 @@ class Downstream(asyncio.Protocol):
                     code="request_timeout",
                 )
             )
-
-    def _sweep_closing(self, now: float) -> None:
-        """The last answer is on its way: the client has time for it, as long as it takes some of it."""
-        unsent = self.transport.get_write_buffer_size()
-        if unsent != self._unsent:
-            self._unsent = unsent
-            self.quiet_since = now
-        elif now - self.quiet_since > self._limits.read_timeout_s:
-            self.transport.abort()
 
     def _answer(self, request: Request) -> None:
         self._answering = True
@@ -313,12 +313,12 @@ class Downstream(asyncio.Protocol):
         self._going_on = True
         while self._waiting and not self._answering and not self._closing and not self._paused:
             self._answer(self._waiting.popleft())
-            if not self._waiting:
+            if not self._waiting and self._refusal is None:
                 self.transport.resume_reading()
                 if self._unread:
                     self.data_received(b"")
         self._going_on = False
-        if self._refusal is not None and not self._answering and not self._closing:
+        if self._refusal is not None and not (self._answering or self._waiting or self._closing):
             self._refuse(self._refusal)
 
     def _check_size(self, size: int) -> None:
@@ -341,7 +341,7 @@ class Downstream(asyncio.Protocol):
         self._request = self._chunked = None
         self._parts = []
         self._unread = b""
-        if self._answering:
+        if self._answering or self._waiting:
             self._refusal = refusal
             self.transport.pause_reading()
             return
@@ -361,6 +361,10 @@ class Downstream(asyncio.Protocol):
             self.transport.write_eof()
 
     def _close(self) -> None:
+        if self._waiting or self._unread or self._request is not None:
+            self._waiting.clear()
+            self._linger()
+            return
         self._closing = True
         self._outbox.flush()
         self.transport.close()

@@ -125,6 +125,7 @@ class Exchange:
 
     def _cannot_connect(self, replica: Replica, error: OSError | TimeoutError) -> None:
         if isinstance(error, OSError) and error.errno in _OUR_SHORTAGES:
+            self._give_up_place("failed")
             raise unavailable(f"The router cannot open another connection: {error.strerror}.")
         if isinstance(error, OSError) and error.errno in _REFUSALS:
             self._carrier.fleet.mark_down(replica, f"cannot connect: {error.strerror}")
@@ -187,7 +188,8 @@ class Exchange:
         self._note_first_byte(read)
         closes = not request.keep_alive or request.http10 or framing.close_ends()
         if not (request.http10 and isinstance(framing, ChunkedFraming)):
-            return relayed_head(head, self._extra_lines(closes), read)
+            chunked10 = request.http10 and read.chunked  # a HEAD's answer: no body, and no word of chunks either
+            return relayed_head(head, self._extra_lines(closes), read, dechunk=chunked10)
         framing.payload = self._decoded = bytearray()
         self._decoded += relayed_head(head, self._extra_lines(closes), read, dechunk=True)
         return head
@@ -293,6 +295,7 @@ class Exchange:
         elif self._head_sent:
             self._end_broken(refusal)
         else:
+            self._give_up_place("timed_out")
             self._refuse(refusal)
 
     def _drop(self) -> None:
@@ -347,7 +350,11 @@ class Exchange:
             self._booking.release()
         duration = perf_counter() - self._started
         telemetry = self._carrier.telemetry
-        telemetry.answers["" if self._replica is None else self._replica.name][status] += 1
+        replica = self._replica
+        if replica is None or self._carrier.fleet.get(replica.name) is not replica:
+            telemetry.answers[""][status] += 1  # a replica that has left must not leave a name behind
+        else:
+            telemetry.answers[replica.name][status] += 1
         telemetry.duration.add(duration)
         receipt = self._receipt
         if receipt is not None:

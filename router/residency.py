@@ -84,15 +84,15 @@ class Residency:
         else:
             self._memory.record(known.remembered, keys, now)
 
-    def unplaced(self, replica: Replica, keys: Sequence[int], exact: int) -> None:
-        """The prompt did not leave its blocks there after all."""
+    def unplaced(self, replica: Replica, keys: Sequence[int], exact: int, kept: int) -> None:
+        """The prompt did not leave its blocks there after all, but for the first `kept`, which were there before."""
         known = self._known.get(replica)
-        if known is None or not keys:
+        if known is None or kept >= len(keys):
             return
         if exact and known.block_size == exact:
-            self._hints.forget(known.hinted, keys)
+            self._hints.forget(known.hinted, keys, kept)
         else:
-            self._memory.forget(known.remembered, keys)
+            self._memory.forget(known.remembered, keys, kept)
 
     def apply(self, replica: Replica, batch: EventBatch) -> Outcome:
         """A batch from a replica that reports. GAP: the caller must hand in a snapshot."""

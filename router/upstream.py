@@ -140,28 +140,29 @@ class UpstreamConnection(asyncio.Protocol):
     def _receive_head(self, data: bytes) -> None:
         if self._held:
             data = self._held + data
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            if len(data) > MAX_HEAD:
-                raise BadHead("the head exceeds 64 KiB")
-            self._held = data
-            return
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(data) > MAX_HEAD:
+                    raise BadHead("the head exceeds 64 KiB")
+                self._held = data
+                return
+            read = read_response_head(data[: end + 2])
+            if not 100 <= read.status < 200:
+                break
+            data = data[end + 4 :]  # an interim response: the real one follows
         self._held = b""
-        read = read_response_head(data[: end + 2])
-        if 100 <= read.status < 200:
-            if len(data) > end + 4:
-                self._receive_head(data[end + 4 :])
-            return
         framing = self._framing = self._frame(read)
         self._reusable = self._keep and read.keep_alive and not framing.close_ends()
-        self._holds = read.event_stream and read.chunked
         exchange = self.exchange
         assert exchange is not None
         head = exchange.on_head(data[: end + 2], read, framing)
         if head is None:
             self.abort()
-        else:
-            self._receive_body(exchange, data[end + 4 :], head)
+            return
+        # What is decoded for its client must not be fed twice.
+        self._holds = read.event_stream and isinstance(framing, ChunkedFraming) and framing.payload is None
+        self._receive_body(exchange, data[end + 4 :], head)
 
     def _frame(self, read: ResponseHead) -> Framing:
         if (self.exchange is not None and self.exchange.bodyless) or read.status in (204, 304):

@@ -175,3 +175,20 @@ class PredictedMachine(RuleBasedStateMachine):
 
 PredictedMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestPredicted = PredictedMachine.TestCase
+
+
+def test_forgetting_a_prompt_leaves_what_was_believed_before_it() -> None:
+    residency = PredictedResidency(capacity_blocks=100, ttl_s=TTL_S)
+    rid = residency.add_replica()
+    known, longer, sibling = keys_of([1, 2, 3]), keys_of([1, 2, 3, 4, 5]), keys_of([1, 2, 9])
+    residency.record(rid, known, 0.0)
+    for number, prompt in enumerate((longer, sibling, longer)):
+        kept = residency.match(prompt, 0.0)[rid]
+        residency.record(rid, prompt, 1.0 + number)
+        residency.forget(rid, prompt, kept)
+        assert residency.match(prompt, 1.0 + number) == {rid: kept}
+    assert residency.match(known, 5.0) == {rid: 3}
+    assert residency.blocks(rid) == 3
+    residency.index.check_integrity()
+    residency.expire(5.0 + TTL_S)
+    assert residency.blocks(rid) == 0

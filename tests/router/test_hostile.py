@@ -296,3 +296,64 @@ def test_a_stream_to_many_stalled_clients_is_held_back_at_the_replica() -> None:
         finally:
             for client in clients:
                 client.sock.close()
+
+
+def test_a_chunk_that_comes_in_two_parts_reaches_an_http_10_client_once() -> None:
+    halfway = threading.Event()
+
+    def in_two(peer: Peer, head: bytes, body: bytes) -> None:
+        peer.send_stream_head()
+        event = chunk(b"data: 0123456789\n\n")
+        peer.send(event[:12])
+        assert halfway.wait(WAIT_S)
+        peer.send(event[12:] + b"0\r\n\r\n")
+
+    with upstream(in_two) as server, running_router(server.url) as router, Client(router.port) as client:
+        client.post(chat(stream=True), version="1.0")
+        client.response_head()
+        halfway.set()
+        assert client.read_to_end() == b"data: 0123456789\n\n"
+
+
+def test_what_follows_a_refused_head_is_never_read_as_requests() -> None:
+    go = threading.Event()
+
+    def patient(peer: Peer, head: bytes, body: bytes) -> None:
+        assert go.wait(WAIT_S)
+        hello(peer, head, body)
+
+    with upstream(patient) as server, running_router(server.url) as router, Client(router.port) as client:
+        client.send(b"GET /a HTTP/1.1\r\nHost: t\r\n\r\nGET /b HTTP/1.1\r\nHost: t\r\n\r\n")
+        client.send(b"POST /c HTTP/1.1\r\nHost: t\r\nContent-Length: 999999999\r\n\r\n")
+        client.send(b"DELETE /smuggled HTTP/1.1\r\nHost: t\r\n\r\n")
+        server.requests.get(timeout=WAIT_S)
+        go.set()
+        assert [client.response()[0] for _ in range(3)] == [200, 200, 413]
+        assert client.read_to_end() == b""
+        assert server.requests.get(timeout=WAIT_S)[0].startswith(b"GET /b")
+        assert server.requests.empty()
+
+
+def test_an_idle_connection_has_all_its_time_for_the_next_head() -> None:
+    with upstream(hello) as server:
+        with running_router(server.url, read_timeout=2.0, idle_timeout=30.0) as router, Client(router.port) as client:
+            client.post(chat())
+            client.response()
+            threading.Event().wait(2.5)  # idle for longer than a head may take
+            client.send(b"GET /health HTTP/1.1\r\nHo")
+            threading.Event().wait(0.7)  # a sweep passes
+            client.send(b"st: t\r\n\r\n")
+            assert client.response()[0] == 200
+
+
+def test_a_client_that_takes_nothing_of_its_last_answer_is_let_go() -> None:
+    def large(peer: Peer, head: bytes, body: bytes) -> None:
+        peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 8000000\r\n\r\n" + b"x" * 8_000_000)
+
+    with upstream(large) as server, running_router(server.url, response_timeout=1.0, read_timeout=1.0) as router:
+        with Client(router.port, buffer=1 << 16) as client:
+            client.post(chat(), extra="Connection: close\r\n")
+            client.response_head()
+            wait_until(lambda: fleet(router)[0]["decoding"] == 0)
+            with pytest.raises((EOFError, ConnectionResetError)):
+                client.read_exactly(8_000_000)

@@ -125,3 +125,15 @@ def test_prompts_that_all_share_their_first_block_do_not_pile_up_on_one_replica(
                 under_way.popleft().release()
         assert max(counts.values()) <= 1.5 * 100
         assert len(counts) == 8
+
+
+def test_a_request_that_failed_takes_back_only_what_it_brought() -> None:
+    setting = Setting(silent=1)
+    known = list(range(1, 21))
+    setting.decide(known, mode="text")
+    again = setting.decide(known, mode="text", now=1.0)
+    again.unplaced()  # it brought nothing: all of it was there already
+    longer = setting.decide([*known, 30, 31], mode="text", now=2.0)
+    assert longer.receipt.overlap_tokens == [20 * 16]
+    longer.unplaced()
+    assert setting.decide([*known, 30, 31], mode="text", now=3.0).receipt.overlap_tokens == [20 * 16]
