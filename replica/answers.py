@@ -6,6 +6,7 @@ Owns their form. Must never decide what is in an answer.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ class Answer:
     finish: Finish | None = None
 
 
-class Form:
+class Form(ABC):
     """The shape of one response. Subclasses say how a choice looks."""
 
     prefix = ""
@@ -55,11 +56,13 @@ class Form:
         """The last event of a stream, where the client asked for usage."""
         return self._event([], usage(requests))
 
+    @abstractmethod
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        raise NotImplementedError
+        """One answer of a response that is not streamed."""
 
+    @abstractmethod
     def delta(self, index: int, text: str, finish: Finish | None) -> dict[str, Any]:
-        raise NotImplementedError
+        """One answer's part of a stream's event."""
 
     def _event(self, choices: list[dict[str, Any]], used: dict[str, Any] | None) -> bytes:
         envelope = self._envelope(self.chunk_kind, choices)
