@@ -85,7 +85,7 @@ class Router:
         prober = HealthProber(fleet, http, interval_s=config.health_interval)
         self._stack.push_async_callback(prober.close)
         decider = Decider(make_policy(config.policy, random.Random(config.seed)), residency, telemetry)
-        joins = Joins(fleet, residency, prober, http, telemetry, self._make_replica, loop.time)
+        joins = Joins(fleet, residency, http, telemetry, self._make_replica, loop.time)
         self._stack.push_async_callback(joins.close)
         limits = Limits(
             max_body=config.max_body,
@@ -113,7 +113,7 @@ class Router:
         except TokenizerError as error:
             raise ConfigError(f"--tokenizer: {error}") from None
         await self._open_ports()
-        self._add_configured(fleet, prober)
+        self._add_configured(fleet)
         sweeper = loop.create_task(self._sweep(fleet, residency, joins, telemetry))
         self._stack.push_async_callback(_cancelled, sweeper)
         _quiet_collector()
@@ -155,7 +155,7 @@ class Router:
         self.listen_address = _spell(self._server.sockets[0].getsockname())
         self.control_address = _spell(runner.addresses[0])
 
-    def _add_configured(self, fleet: Fleet, prober: HealthProber) -> None:
+    def _add_configured(self, fleet: Fleet) -> None:
         for said in self._config.replicas:
             try:
                 address = Address(said.url)
@@ -164,7 +164,6 @@ class Router:
                 fleet.add(replica)
             except ValueError as error:
                 raise ConfigError(f"--replica: {error}") from None
-            prober.watch(replica)
 
     def _make_replica(self, name: str, address: Address) -> Replica:
         tls = ssl.create_default_context() if address.tls else None
@@ -181,7 +180,7 @@ class Router:
             await asyncio.sleep(SWEEP_S)
             now = clock()
             try:
-                await joins.expire()
+                joins.expire()
                 residency.sweep(now)
                 telemetry.fold()
                 self._sweep_connections(now)

@@ -96,13 +96,13 @@ class ControlPlane:
             raise Refusal(400, f"The body is not a registration: {error}.") from None
         if said.name != request.match_info["name"]:
             raise Refusal(400, "The name in the path is not the name in the body.", param="name")
-        return _json({"lease_s": await self._joins.register(said)})
+        return _json({"lease_s": self._joins.register(said)})
 
     async def leave(self, request: web.Request) -> web.Response:
         epoch = request.query.get("epoch", "")
         if not (epoch.isascii() and epoch.isdigit()):
             raise Refusal(400, "Say which incarnation leaves: DELETE /replicas/{name}?epoch=EPOCH.", param="epoch")
-        await self._joins.leave(request.match_info["name"], int(epoch))
+        self._joins.leave(request.match_info["name"], int(epoch))
         return web.Response(status=204)
 
     async def events(self, request: web.Request) -> web.Response:

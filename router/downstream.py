@@ -228,6 +228,11 @@ class Downstream(asyncio.Protocol):
         self._outbox.flush()
         return self.transport.write
 
+    def decline(self, request: Request, refusal: Refusal) -> None:
+        """Answer the request under way with an error; the connection goes on."""
+        self.write_soon(refusal.response(close=not request.keep_alive, head_only=request.head_only))
+        self.answered(keep_alive=request.keep_alive)
+
     def answered(self, *, keep_alive: bool) -> None:
         """The answer to the request under way is written whole."""
         self._exchange = None

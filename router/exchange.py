@@ -62,7 +62,7 @@ class Exchange:
         self.request_id = request_id
         self._started = started
         self._id_line = b"" if request.request_id else b"x-request-id: %s\r\n" % request_id.encode()
-        self.bodyless = request.method == b"HEAD"
+        self.bodyless = request.head_only
 
     def begin(self, route: Route) -> None:
         """Send the request on its way."""
@@ -163,11 +163,8 @@ class Exchange:
             self._refuse(replica_failed(f"Replica {_name(replica)} failed: {reason}."))
 
     def _refuse(self, refusal: Refusal) -> None:
-        request, client = self._request, self._client
-        keep_alive = request.keep_alive and not request.http10
         self._settle(refusal.status, refusal.code or "refused")
-        client.write_soon(refusal.response(close=not keep_alive, head_only=self.bodyless))
-        client.answered(keep_alive=keep_alive)
+        self._client.decline(self._request, refusal)
 
     # The response, as the upstream connection finds it.
 
@@ -186,7 +183,7 @@ class Exchange:
         self._event_stream = read.event_stream
         self._head_sent = True
         self._note_first_byte(read)
-        closes = not request.keep_alive or request.http10 or framing.close_ends()
+        closes = not request.keep_alive or framing.close_ends()
         if not (request.http10 and isinstance(framing, ChunkedFraming)):
             chunked10 = request.http10 and read.chunked  # a HEAD's answer: no body, and no word of chunks either
             return relayed_head(head, self._extra_lines(closes), read, dechunk=chunked10)
@@ -210,12 +207,11 @@ class Exchange:
         self._decoded.clear()
 
     def on_end(self) -> None:
-        request, client = self._request, self._client
-        framing = self._framing
-        keep_alive = request.keep_alive and not request.http10 and not (framing is not None and framing.close_ends())
+        assert self._framing is not None
+        keep_alive = self._request.keep_alive and not self._framing.close_ends()
         self._connection = None
         self._settle(self._status, "answered")
-        client.answered(keep_alive=keep_alive)
+        self._client.answered(keep_alive=keep_alive)
 
     def on_lost(self, reason: str, *, answered: bool) -> None:
         connection, self._connection = self._connection, None
@@ -235,25 +231,27 @@ class Exchange:
     def _end_broken(self, refusal: Refusal) -> None:
         """The answer had begun and cannot be completed."""
         client, framing = self._client, self._framing
+        assert framing is not None
         self._carrier.telemetry.streams_broken += 1
-        keep_alive = False
-        if self._event_stream and isinstance(framing, ChunkedFraming) and not self._request.http10:
-            # The blank line ends whatever event the replica may have left half-written.
-            event = b"\n\n" + refusal.sse_event()
-            if framing.at_boundary():
-                client.write_soon(b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event))
-                keep_alive = self._request.keep_alive
-            broken = not framing.at_boundary()
-        elif self._event_stream and (framing is None or framing.close_ends() or self._request.http10):
-            client.write_soon(b"\n\n" + refusal.sse_event())
-            broken = False
-        else:
-            broken = True
         self._settle(refusal.status, refusal.code or "broken")
-        if broken:
+        ending = self._ending(framing, refusal)
+        if ending is None:
             client.abort()
         else:
-            client.answered(keep_alive=keep_alive)
+            client.write_soon(ending)
+            client.answered(keep_alive=self._request.keep_alive and not framing.close_ends())
+
+    def _ending(self, framing: Framing, refusal: Refusal) -> bytes | None:
+        """What ends an event stream cleanly; None where nothing can, and for any other body."""
+        if not self._event_stream:
+            return None
+        # The blank line ends whatever event the replica may have left half-written.
+        event = b"\n\n" + refusal.sse_event()
+        if self._request.http10 or framing.close_ends():
+            return event
+        if isinstance(framing, ChunkedFraming) and framing.at_boundary():
+            return b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event)
+        return None
 
     # What the client does meanwhile.
 

@@ -7,6 +7,7 @@ exchanges. Must never wait: long prompts are read off the event loop, inside the
 from __future__ import annotations
 
 import itertools
+import random
 import secrets
 from collections.abc import Awaitable, Callable
 from time import perf_counter
@@ -28,6 +29,7 @@ from router.request import Request
 from router.routes import InferenceRoute, PlainRoute, pool_of
 from router.telemetry import Telemetry
 from scoring.decision import Query
+from scoring.policies import LeastLoad
 
 INFERENCE = {CHAT.encode(): CHAT, COMPLETIONS.encode(): COMPLETIONS}
 MODELS = b"/v1/models"
@@ -72,6 +74,7 @@ class Gateway:
         self._readers = readers
         self._clock = clock
         self._suspect = suspect
+        self._by_load = LeastLoad(random.Random())
         self._run = secrets.token_hex(4)
         self._numbers = itertools.count()
         self._model_decoder = msgspec.json.Decoder(ModelOnly)
@@ -97,7 +100,8 @@ class Gateway:
             elif request.method not in (b"GET", b"HEAD") or not self._answer_here(client, request, path):
                 self._pass_on(client, request, started)
         except Refusal as refusal:
-            self._refuse(client, request, refusal)
+            self.refused(refusal)
+            client.decline(request, refusal)
 
     # Inference.
 
@@ -152,7 +156,7 @@ class Gateway:
         model = self._model_of(request)
         # A body that names a model asks for a computation (embeddings, ranking, …), which may be made again elsewhere.
         repeatable = request.method in SAFE_METHODS or model is not None
-        route = PlainRoute(self.fleet, model, repeatable=repeatable)
+        route = PlainRoute(self.fleet, self._by_load, model, repeatable=repeatable)
         self._exchange(client, request, started).begin(route)
 
     def _answer_here(self, client: Downstream, request: Request, path: bytes) -> bool:
@@ -195,12 +199,5 @@ class Gateway:
 
     def _respond(self, client: Downstream, request: Request, status: int, body: bytes) -> None:
         self.telemetry.answers[""][status] += 1
-        keep_alive = request.keep_alive and not request.http10
-        client.write_soon(json_response(status, body, close=not keep_alive, head_only=request.head_only))
-        client.answered(keep_alive=keep_alive)
-
-    def _refuse(self, client: Downstream, request: Request, refusal: Refusal) -> None:
-        self.refused(refusal)
-        keep_alive = request.keep_alive and not request.http10
-        client.write_soon(refusal.response(close=not keep_alive, head_only=request.head_only))
-        client.answered(keep_alive=keep_alive)
+        client.write_soon(json_response(status, body, close=not request.keep_alive, head_only=request.head_only))
+        client.answered(keep_alive=request.keep_alive)

@@ -1,5 +1,5 @@
-"""Which replicas live: one watcher a replica, which asks it every few seconds and at once when the data plane
-suspects it.
+"""Which replicas live: one watcher for each member of the fleet, which asks it every few seconds and at once when the
+data plane suspects it.
 
 Owns those tasks and what they learn (health, models, the bundled replica's account of itself). Must never route.
 """
@@ -28,7 +28,7 @@ class Card(msgspec.Struct):
 
 
 class HealthProber:
-    """Watches every replica it is told of, until it is told to forget it."""
+    """Watches every replica from the moment it is in the fleet until it has left."""
 
     def __init__(
         self, fleet: Fleet, http: aiohttp.ClientSession, *, interval_s: float = 5.0, timeout_s: float = 2.0
@@ -39,18 +39,7 @@ class HealthProber:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._watchers: dict[Replica, asyncio.Task[None]] = {}
         self._suspected: dict[Replica, asyncio.Event] = {}
-
-    def watch(self, replica: Replica) -> None:
-        if replica not in self._watchers:
-            self._suspected[replica] = asyncio.Event()
-            self._watchers[replica] = asyncio.get_running_loop().create_task(self._watch(replica))
-
-    async def forget(self, replica: Replica) -> None:
-        watcher = self._watchers.pop(replica, None)
-        self._suspected.pop(replica, None)
-        if watcher is not None:
-            watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
+        fleet.subscribe(self._on_change)
 
     def suspect(self, replica: Replica) -> None:
         """Look at this replica now rather than at its next turn."""
@@ -59,8 +48,20 @@ class HealthProber:
             event.set()
 
     async def close(self) -> None:
-        for replica in list(self._watchers):
-            await self.forget(replica)
+        watchers = list(self._watchers.values())
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
+
+    def _on_change(self, replica: Replica) -> None:
+        if self._fleet.get(replica.name) is not replica:
+            watcher = self._watchers.pop(replica, None)
+            self._suspected.pop(replica, None)
+            if watcher is not None:
+                watcher.cancel()
+        elif replica not in self._watchers:
+            self._suspected[replica] = asyncio.Event()
+            self._watchers[replica] = asyncio.get_running_loop().create_task(self._watch(replica))
 
     async def _watch(self, replica: Replica) -> None:
         suspected = self._suspected[replica]

@@ -18,7 +18,6 @@ from radix.events import EventBatch, Registration, Snapshot, decode_snapshot
 from radix.feed import Outcome
 from router.errors import Refusal
 from router.fleet import Address, Fleet, Replica, State, check_name
-from router.health import HealthProber
 from router.residency import Residency
 from router.telemetry import Telemetry
 
@@ -36,7 +35,6 @@ class Joins:
         self,
         fleet: Fleet,
         residency: Residency,
-        prober: HealthProber,
         http: aiohttp.ClientSession,
         telemetry: Telemetry,
         make_replica: Callable[[str, Address], Replica],
@@ -44,7 +42,6 @@ class Joins:
     ) -> None:
         self._fleet = fleet
         self._residency = residency
-        self._prober = prober
         self._http = http
         self._telemetry = telemetry
         self._make_replica = make_replica
@@ -52,7 +49,7 @@ class Joins:
         self._resyncs: dict[Replica, asyncio.Task[None]] = {}
         fleet.subscribe(self._on_change)
 
-    async def register(self, said: Registration) -> float:
+    def register(self, said: Registration) -> float:
         """A first registration or a renewal; returns the lease granted, seconds. Raises Refusal."""
         lease_s = min(max(said.lease_s, LEASE_RANGE_S[0]), LEASE_RANGE_S[1])
         try:
@@ -69,18 +66,18 @@ class Joins:
         if known is not None and said.epoch < known.epoch:
             raise Refusal(409, f"A newer incarnation of {said.name!r} has joined.", code="superseded")
         if replica is None or known is None or said.epoch > known.epoch:
-            await self._admit(said, address, self._clock() + lease_s)
+            self._admit(said, address, self._clock() + lease_s)
         else:
             replica.registration = said
             replica.lease_until = self._clock() + lease_s
         return lease_s
 
-    async def leave(self, name: str, epoch: int) -> None:
+    def leave(self, name: str, epoch: int) -> None:
         """A clean farewell. Raises Refusal when no such incarnation is here."""
         replica = self._member(name)
         if replica.registration is None or replica.registration.epoch != epoch:
             raise Refusal(409, f"Another incarnation of {name!r} has joined.", code="superseded")
-        await self._dismiss(replica, "left")
+        self._fleet.remove(replica, "left")
 
     def report(self, batch: EventBatch) -> None:
         """A batch of block events. Raises Refusal when its replica must register (again) first."""
@@ -94,15 +91,13 @@ class Joins:
         if outcome is Outcome.GAP:
             self._resync(replica)
 
-    async def expire(self) -> None:
+    def expire(self) -> None:
         """Let go of the members whose lease ran out."""
         now = self._clock()
         late = [replica for replica in self._fleet if replica.joined and replica.lease_until < now]
         for replica in late:
-            self._fleet.remove(replica, "its lease ran out")
-        for replica in late:
             log.warning("replica %s did not renew its lease", replica.name)
-            await self._prober.forget(replica)
+            self._fleet.remove(replica, "its lease ran out")
 
     async def close(self) -> None:
         tasks = list(self._resyncs.values())
@@ -116,9 +111,8 @@ class Joins:
             raise Refusal(404, f"No replica {name!r} has joined; PUT /replicas/{name} first.", code="unknown_replica")
         return replica
 
-    async def _admit(self, said: Registration, address: Address, lease_until: float) -> None:
+    def _admit(self, said: Registration, address: Address, lease_until: float) -> None:
         """A new incarnation: whatever was known of the one before is void."""
-        # The fleet changes in one step; only then is there time to wait.
         before = self._fleet.get(said.name)
         if before is not None:
             self._fleet.remove(before, "a new incarnation joined")
@@ -129,13 +123,6 @@ class Joins:
         replica.models = said.models
         replica.load.capacity_tokens = said.capacity_blocks * said.block_size
         self._fleet.add(replica)
-        self._prober.watch(replica)
-        if before is not None:
-            await self._prober.forget(before)
-
-    async def _dismiss(self, replica: Replica, reason: str) -> None:
-        self._fleet.remove(replica, reason)
-        await self._prober.forget(replica)
 
     def _on_change(self, replica: Replica) -> None:
         if replica.joined and replica.state is State.UP:

@@ -39,7 +39,9 @@ _HOP_BY_HOP = frozenset(
 
 
 class Request(msgspec.Struct):
-    """One request. `lines` are the header lines for the replica, each ended by CRLF, without Host."""
+    """One request. `lines` are the header lines for the replica, each ended by CRLF, without Host. The connection of an
+    HTTP/1.0 request is never kept.
+    """
 
     method: bytes
     target: bytes
@@ -150,7 +152,7 @@ def _take_apart(request: Request, lines: bytes) -> None:
                 tokens = frozenset(token.strip().lower() for token in value.split(b","))
                 # A length that counts here must count at the replica too, whatever Connection says of it.
                 dropped |= tokens - {b"content-length"}
-                request.keep_alive = b"close" not in tokens and (request.keep_alive or b"keep-alive" in tokens)
+                request.keep_alive = request.keep_alive and b"close" not in tokens
             case b"content-length":
                 request.length = int(value)
                 kept.append(line)

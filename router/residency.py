@@ -77,22 +77,16 @@ class Residency:
     def routed(self, replica: Replica, keys: Sequence[int], exact: int, now: float) -> None:
         """The prompt goes to `replica`: it will hold these blocks soon."""
         known = self._known.get(replica)
-        if known is None or not keys:
-            return
-        if exact and known.block_size == exact:
-            self._hints.record(known.hinted, keys, now)
-        else:
-            self._memory.record(known.remembered, keys, now)
+        if known is not None and keys:
+            source, rid = self._predicted(known, exact)
+            source.record(rid, keys, now)
 
     def unplaced(self, replica: Replica, keys: Sequence[int], exact: int, kept: int) -> None:
         """The prompt did not leave its blocks there after all, but for the first `kept`, which were there before."""
         known = self._known.get(replica)
-        if known is None or kept >= len(keys):
-            return
-        if exact and known.block_size == exact:
-            self._hints.forget(known.hinted, keys, kept)
-        else:
-            self._memory.forget(known.remembered, keys, kept)
+        if known is not None and kept < len(keys):
+            source, rid = self._predicted(known, exact)
+            source.forget(rid, keys, kept)
 
     def apply(self, replica: Replica, batch: EventBatch) -> Outcome:
         """A batch from a replica that reports. GAP: the caller must hand in a snapshot."""
@@ -111,6 +105,12 @@ class Residency:
         self._hints.expire(now)
         self._memory.expire(now)
         self.index.sweep(SWEEP_BLOCKS)
+
+    def _predicted(self, known: Known, exact: int) -> tuple[PredictedResidency, int]:
+        """The predictions that such a prompt belongs to, and the replica's id there."""
+        if exact and known.block_size == exact:
+            return self._hints, known.hinted
+        return self._memory, known.remembered
 
     def _reporting(self, replica: Replica) -> ReplicaFeed:
         known = self._known.get(replica)

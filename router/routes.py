@@ -5,7 +5,6 @@ Owns the resolution of the model and the choice of candidates. Must never touch 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +17,9 @@ from router.models import Pool
 from router.prompt import PromptKeys
 from scoring.decision import Query, Receipt
 from scoring.ledger import Booking
+from scoring.policies import Policy
 
+NO_PROMPT = Query(0, 0)
 NO_REPLICA = "No replica can take the request now. Start one, or see GET /fleet on the control port for what is wrong."
 
 
@@ -76,16 +77,17 @@ class PlainPlacement:
 class PlainRoute:
     """By load alone: any request that is not inference. `model` narrows the choice when the body names one."""
 
-    def __init__(self, fleet: Fleet, model: str | None, *, repeatable: bool) -> None:
+    def __init__(self, fleet: Fleet, by_load: Policy, model: str | None, *, repeatable: bool) -> None:
         self._fleet = fleet
+        self._by_load = by_load
         self._model = model
         self.repeatable = repeatable
 
     def choose(self, tried: frozenset[Replica]) -> PlainPlacement:
         pool = self._fleet.table.everyone if self._model is None else pool_of(self._fleet, self._model)
         candidates, _ = candidates_of(pool, tried)
-        fewest = min(replica.load.running for replica in candidates)
-        chosen = random.choice([replica for replica in candidates if replica.load.running == fewest])
+        choice = self._by_load.choose(NO_PROMPT, [replica.load for replica in candidates], [0] * len(candidates))
+        chosen = candidates[choice.index]
         return PlainPlacement(chosen, chosen.load.book(0, 0))
 
     def has_other(self, tried: frozenset[Replica]) -> bool:
