@@ -24,13 +24,15 @@ class Outcome(Enum):
 
     APPLIED: the index has it. DUPLICATE: it had it already. STALE: it is from an older incarnation or, a snapshot, from
     before what is applied. GAP: something before it is missing and a snapshot is needed; ask for one, unless that is
-    under way. Batches are answered with GAP until it is in.
+    under way. Batches are answered with GAP until it is in. UNKNOWN (only the tree in Redis says it): the incarnation
+    must register first.
     """
 
     APPLIED = auto()
     DUPLICATE = auto()
     GAP = auto()
     STALE = auto()
+    UNKNOWN = auto()
 
 
 class ReplicaFeed:

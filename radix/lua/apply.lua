@@ -1,0 +1,30 @@
+-- One batch of block events, fenced by (epoch, seq).
+-- ARGV: name, epoch, seq, '1' if all blocks were cleared before the events, events (see apply_events).
+-- Returns the outcome and the number of the batch that is due after it.
+
+local name, epoch, seq = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local record = record_of(name)
+local known = redis.call('HMGET', record, 'epoch', 'slot', 'next')
+if not known[1] then
+  return { 'unknown', -1 }
+end
+local order = compare(epoch, known[1])
+if order ~= 0 then
+  return { order < 0 and 'stale' or 'unknown', -1 }
+end
+local slot, due = known[2], tonumber(known[3])
+if seq ~= due then
+  return { seq < due and 'duplicate' or 'gap', due }
+end
+if ARGV[4] == '1' then
+  local fresh = take_slot(name)
+  if not fresh then
+    return NO_SLOT
+  end
+  retire_slot(slot)
+  slot = fresh
+end
+apply_events(slot, ARGV[5])
+redis.call('HSET', record, 'slot', slot, 'next', string.format('%.0f', seq + 1))
+log('batch ' .. slot .. ' ' .. epoch .. ' ' .. ARGV[3] .. ' ' .. name, ARGV[5])
+return { 'applied', seq + 1 }

@@ -1,0 +1,151 @@
+-- What every script of the tree begins with: the key names, the log, the slots, and the holders of a node.
+--
+-- LOG_BYTES is set before this. KEYS[1] is the namespace's prefix, a hash tag: every key begins with it, so that all of them
+-- live on one shard.
+-- Block keys are strings of 8 bytes, for a Lua number cannot hold 64 bits; epochs are decimal strings for the same reason.
+-- A script checks all it was given before its first write: Redis does not undo what a failing script has written.
+
+local PREFIX = KEYS[1]
+local META = PREFIX .. ':meta'        -- hash: last (id of the newest log entry), bytes (ever logged), slots (ever made), swept (buckets, ever)
+local LOG = PREFIX .. ':log'          -- stream: every change, in order
+local LEASES = PREFIX .. ':leases'    -- sorted set: replica -> Redis time in ms at which its lease ends
+local SLOTS = PREFIX .. ':slots'      -- hash: slot in use -> replica
+local PENDING = PREFIX .. ':pending'  -- hash: slot of a restore under way -> Redis time in ms at which it is given up
+local RETIRED = PREFIX .. ':retired'  -- hash: slot that nodes may still name -> meta.swept when it was retired
+local FREE = PREFIX .. ':free'        -- list: slots that no node names any more
+
+local BUCKETS = 65536
+local MOST_SLOTS = 65535
+local RESTORE_MS = 30000
+
+local function record_of(name)
+  return PREFIX .. ':replica:' .. name
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- -1, 0 or 1, as epoch a is older than b, the same, or newer.
+local function compare(a, b)
+  if a == b then
+    return 0
+  end
+  if #a ~= #b then
+    return #a < #b and -1 or 1
+  end
+  return a < b and -1 or 1
+end
+
+-- The log. An entry names the one before it, so that a reader sees when it has missed one, or when Redis came back with an
+-- older memory. Ids are <bytes logged so far>-<µs of Redis time>: the log is bounded by its bytes.
+local function log(head, body)
+  local known = redis.call('HMGET', META, 'last', 'bytes')
+  local bytes = tonumber(known[2] or 0) + #body + 64
+  local time = redis.call('TIME')
+  local id = string.format('%.0f-%s%06d', bytes, time[1], tonumber(time[2]))
+  local oldest = string.format('%.0f', math.max(bytes - LOG_BYTES, 0))
+  redis.call('XADD', LOG, 'MINID', '~', oldest, id, 'a', known[1] or '0-0', 'h', head, 'e', body)
+  redis.call('HSET', META, 'last', id, 'bytes', string.format('%.0f', bytes))
+end
+
+-- A slot stands for one generation of one replica's residency. nil when all are in use or unswept.
+local function take_slot(name)
+  local slot = redis.call('LPOP', FREE)
+  if not slot then
+    if tonumber(redis.call('HGET', META, 'slots') or 0) >= MOST_SLOTS then
+      return nil
+    end
+    slot = tostring(redis.call('HINCRBY', META, 'slots', 1))
+  end
+  redis.call('HSET', SLOTS, slot, name)
+  return slot
+end
+
+local function retire_slot(slot)
+  if slot ~= '0' then
+    redis.call('HDEL', SLOTS, slot)
+    redis.call('HDEL', PENDING, slot)
+    redis.call('HSET', RETIRED, slot, redis.call('HGET', META, 'swept') or '0')
+  end
+end
+
+local NO_SLOT = redis.error_reply('RADIXGATE every slot is in use; is a router running that sweeps?')
+
+-- A node is a field of one of many small hashes, which Redis packs tightly: bytes 1 and 2 of its key choose the hash, the
+-- other six are the field. Its value is its parent's key (its own for a prompt's first block) and two bytes for each holder.
+local function bucket_of(key)
+  local low, high = string.byte(key, 1, 2)
+  return PREFIX .. ':b:' .. (low + 256 * high)
+end
+
+local function mark_of(slot)
+  return struct.pack('<I2', tonumber(slot))
+end
+
+-- Where the mark stands in the node's value, nil when it does not.
+local function find_mark(node, mark)
+  for at = 9, #node, 2 do
+    if string.sub(node, at, at + 1) == mark then
+      return at
+    end
+  end
+end
+
+local function store(mark, parent, keys)
+  for at = 1, #keys, 8 do
+    local key = string.sub(keys, at, at + 7)
+    local bucket, field = bucket_of(key), string.sub(key, 3)
+    local node = redis.call('HGET', bucket, field)
+    if not node then
+      redis.call('HSET', bucket, field, (parent == '' and key or parent) .. mark)
+    elseif not find_mark(node, mark) then
+      redis.call('HSET', bucket, field, node .. mark)
+    end
+    parent = key
+  end
+end
+
+local function remove(mark, keys)
+  for at = 1, #keys, 8 do
+    local key = string.sub(keys, at, at + 7)
+    local bucket, field = bucket_of(key), string.sub(key, 3)
+    local node = redis.call('HGET', bucket, field)
+    local found = node and find_mark(node, mark)
+    if found and #node == 10 then
+      redis.call('HDEL', bucket, field)
+    elseif found then
+      redis.call('HSET', bucket, field, string.sub(node, 1, found - 1) .. string.sub(node, found + 2))
+    end
+  end
+end
+
+-- Events stand one after the other: a letter, the number of keys, for 's' the parent's key, the keys (radix/tree_log.py).
+local function apply_events(slot, events)
+  local mark = mark_of(slot)
+  local at = 1
+  while at <= #events do
+    local kind, count, keys_at = struct.unpack('<c1I4', events, at)
+    local parent = ''
+    if kind == 's' then
+      parent = string.sub(events, keys_at, keys_at + 7)
+      keys_at = keys_at + 8
+    end
+    at = keys_at + 8 * count
+    local keys = string.sub(events, keys_at, at - 1)
+    if kind == 'r' then
+      remove(mark, keys)
+    else
+      store(mark, parent, keys)
+    end
+  end
+end
+
+-- The incarnation is over: void for routing at once, swept later.
+local function forget(name, epoch, slot, reason)
+  retire_slot(slot)
+  redis.call('DEL', record_of(name))
+  redis.call('ZREM', LEASES, name)
+  log('leave ' .. epoch .. ' ' .. name, reason)
+end
