@@ -25,14 +25,14 @@ from radix.index import PrefixIndex
 from radix.members import Member, Members, Unexplained
 from radix.redis_link import UNAVAILABLE, explain
 from radix.redis_tree import RedisTree
-from radix.tree_log import Entry
+from radix.tree_log import Entry, unpack_marks
+from radix.turns import Turns
 
 log = logging.getLogger("radixgate.mirror")
 
 READ_ENTRIES = 128
 IDLE_MS = 1000
 PAUSE_S = (0.05, 1.0)  # between tries while Redis is away
-PAUSE_BLOCKS = 2048  # between two turns of the event loop
 
 
 class LogGap(Exception):
@@ -99,21 +99,32 @@ class Mirror:
         """Load everything under fresh ids, then let it take the place of what was known."""
         position, redis_s, incarnations = await self._tree.open()
         self._skew_s = time.time() - redis_s
-        gathered: dict[int, Pairs] = {}
-        async for slot, pairs in self._tree.dump():
-            gathered.setdefault(slot, Pairs()).add(pairs)
-        rids: dict[int, int] = {}
+        turns = Turns()
+        heaps = await self._heaps(turns)
+        rids = {slot: self.index.add_replica() for slot in frozenset().union(*heaps)}
         try:
-            while gathered:
-                slot, heap = gathered.popitem()
-                rids[slot] = self.index.add_replica()
-                await heap.store(self.index, rids[slot])
+            # What many hold comes before what few do: mostly it is the beginning of that.
+            for holders in sorted(heaps, key=len, reverse=True):
+                await heaps.pop(holders).store(self.index, [rids[slot] for slot in holders], turns)
         except BaseException:
             for rid in rids.values():
                 self.index.retire_replica(rid)
             raise
         self._members.replace(incarnations, rids, self._clock())
         self._position = position
+
+    async def _heaps(self, turns: Turns) -> dict[frozenset[int], Pairs]:
+        """All nodes, by the slots that hold them."""
+        used = await self._tree.slots()
+        heaps: dict[frozenset[int], Pairs] = {}
+        nodes = await self._tree.nodes()
+        while nodes:
+            marks, pairs = nodes.popitem()
+            holders = used.intersection(unpack_marks(marks))
+            if holders:
+                heaps.setdefault(frozenset(holders), Pairs()).add(pairs)
+            await turns.offer()
+        return heaps
 
     async def _catch_up(self) -> None:
         """Read to the end of the log. Raises LogGap."""
@@ -125,12 +136,10 @@ class Mirror:
         """Read on and apply; True when there may be more at once. Raises LogGap and Unexplained."""
         assert self._position is not None
         entries = await self._tree.read_log(self._position, READ_ENTRIES, wait_ms)
-        worked = 0
+        turns = Turns()
         for entry in entries:
-            worked += self._take(entry)
-            if worked >= PAUSE_BLOCKS:
-                worked = 0
-                await asyncio.sleep(0)
+            self._take(entry)
+            await turns.offer()
         if entries:
             self.lag_s = max(time.time() - self._skew_s - entries[-1].at, 0.0)
         else:
@@ -138,16 +147,15 @@ class Mirror:
         self._members.drop_missing(self._clock())
         return len(entries) == READ_ENTRIES
 
-    def _take(self, entry: Entry) -> int:
+    def _take(self, entry: Entry) -> None:
         if entry.after != self._position:
             raise LogGap(f"the log goes on after {entry.after!r}, but what was read last is {self._position!r}")
         self._position = entry.id
         self.batches += 1
         try:
-            return self._members.apply(entry.change)
+            self._members.apply(entry.change)
         except (ValueError, OverflowError):
             self.malformed += 1
-            return 0
 
     async def _check_past(self) -> None:
         """Silence may mean that Redis came back with another past, in which nothing follows our position."""

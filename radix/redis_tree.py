@@ -13,6 +13,7 @@ the replicas still know: they are asked for their block lists (publisher.py), so
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,13 +25,15 @@ import msgspec
 from radix.events import BlockStored, EventBatch, Registration, Snapshot, unpack_keys
 from radix.feed import Outcome
 from radix.redis_link import RedisLink, Script, run_script
-from radix.tree_log import Entry, decode_entry, pack_events
+from radix.tree_log import Entry, decode_entry, pack_events, unpack_marks
 
 RESTORE = -1
 BUCKETS = 65_536
 LOG_BYTES = 32 * 1024 * 1024
-PART_BLOCKS = 1024  # of a block list in one script: a few milliseconds of Redis' time
-DUMP_BUCKETS, DUMP_NODES = 4096, 2048  # in one script, whichever comes first: about two milliseconds
+# What one script does, so that it keeps Redis for two or three milliseconds; of buckets and nodes, what comes first.
+PART_BLOCKS = 512
+DUMP_BUCKETS, DUMP_NODES = 2048, 2048
+SWEEP_NODES = 2048
 
 OUTCOMES = {outcome.name.lower().encode(): outcome for outcome in Outcome}
 
@@ -48,6 +51,7 @@ class _Scripts(StrEnum):
     RESTORE_BEGIN = "restore_begin"
     RESTORE_PART = "restore_part"
     RESTORE_COMMIT = "restore_commit"
+    DOUBT = "doubt"
     EXPIRE = "expire"
     SWEEP = "sweep"
     OPEN = "open"
@@ -123,13 +127,22 @@ class RedisTree:
 
     # What routers do for all
 
+    async def doubt(self, name: str, epoch: int) -> bool:
+        """What is known of the incarnation may be wrong: the next that is taken of it is its block list.
+
+        False when it is not here.
+        """
+        return bool(await self._run(_Scripts.DOUBT, name, epoch))
+
     async def expire(self) -> list[str]:
         """End the incarnations whose lease ran out; their names."""
         return [name.decode() for name in await self._run(_Scripts.EXPIRE)]
 
     async def sweep(self, buckets: int) -> bool:
-        """A slice of lazy work: free what void slots held in so many of the 65,536 buckets. True while more is left."""
-        return int(await self._run(_Scripts.SWEEP, buckets)) > 0
+        """A slice of lazy work: free what void slots held in so many of the 65,536 buckets, fewer if they are full.
+        True while more is left.
+        """
+        return int(await self._run(_Scripts.SWEEP, buckets, SWEEP_NODES)) > 0
 
     # What mirrors read
 
@@ -142,17 +155,33 @@ class RedisTree:
         ]
         return last, int(seconds) + int(micros) / 1e6, incarnations
 
-    async def dump(self, slot: int | None = None) -> AsyncIterator[tuple[int, bytes]]:
-        """All nodes as (slot, packed pairs of key and parent), in many pieces; a first block is its own parent.
+    async def slots(self) -> set[int]:
+        """Those in use: by members, or for block lists that are arriving. Nodes may name others, which are void."""
+        used: Any = await self.link.client.hkeys(self.prefix + ":slots")
+        return {int(slot) for slot in used}
+
+    async def nodes(self) -> dict[bytes, bytearray]:
+        """All nodes: the marks of their holders (`unpack_marks`), and for each such group packed pairs of key and
+        parent; a first block is its own parent.
 
         Not of one moment: it is right together with the log from before its beginning.
         """
+        found: defaultdict[bytes, bytearray] = defaultdict(bytearray)
         start = 0
         while start < BUCKETS:
-            wanted = "" if slot is None else slot
-            start, pieces = await self._run(_Scripts.DUMP, start, DUMP_BUCKETS, DUMP_NODES, wanted)
-            for at in range(0, len(pieces), 2):
-                yield int(pieces[at]), pieces[at + 1]
+            start, buckets = await self._run(_Scripts.DUMP, start, DUMP_BUCKETS, DUMP_NODES)
+            for number, bucket in zip(buckets[0::2], buckets[1::2], strict=True):
+                low = number.to_bytes(2, "little")
+                for high, node in zip(bucket[0::2], bucket[1::2], strict=True):
+                    found[node[8:]] += low + high + node[:8]
+        return found
+
+    async def dump(self, slot: int | None = None) -> AsyncIterator[tuple[int, bytes]]:
+        """The nodes of each slot, or of that one, in many pieces of packed pairs as those of `nodes`."""
+        for marks, pairs in (await self.nodes()).items():
+            for holder in unpack_marks(marks):
+                if slot is None or slot == holder:
+                    yield holder, bytes(pairs)
 
     async def read_log(self, after: bytes, count: int, block_ms: int | None = None) -> list[Entry]:
         """Up to `count` entries after that id, waiting up to `block_ms` for the first.

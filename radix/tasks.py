@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-AGAIN_S = 0.25
+AGAIN_S = 0.1
 
 
 async def end_tasks(*tasks: asyncio.Task[Any]) -> None:

@@ -29,6 +29,7 @@ from radix.index import PrefixIndex
 
 STORED, STORED_FIRST, REMOVED = b"s", b"f", b"r"
 COUNT = struct.Struct("<I")
+MARK = struct.Struct("<H")
 
 
 def pack_events(events: Iterable[Event]) -> tuple[bool, bytes]:
@@ -70,6 +71,11 @@ def apply_events(index: PrefixIndex, rid: int, body: bytes) -> int:
         else:
             index.store(rid, parent, keys)
     return total
+
+
+def unpack_marks(marks: bytes) -> list[int]:
+    """The slots that hold a node: two bytes for each."""
+    return [slot for (slot,) in MARK.iter_unpack(marks)]
 
 
 @dataclass(frozen=True, slots=True)

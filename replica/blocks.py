@@ -18,13 +18,17 @@ compared.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from random import Random
 
 from radix.blocks import TOKEN_BYTES, hash_chunks, namespace_seed
 from radix.events import BlockStored, Event, pack_keys
 from replica.journal import EventLog
+
+PROBE_COST = 16
+"""Looking at one physical block drawn at random costs as much as listing so many keys (measured)."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,25 @@ class BlockPool:
             chains.append(BlockStored(parent, pack_keys(keys)))
             pending.extend(following)
         return tuple(chains)
+
+    def holds(self, keys: Iterable[int]) -> list[bool]:
+        """For each key: whether that block is resident."""
+        return [key in self._resident for key in keys]
+
+    def sample(self, count: int, rng: Random) -> list[int]:
+        """The keys of `count` different resident blocks drawn at random, or of all if there are fewer.
+
+        Physical blocks are looked at until enough of them turned out to be resident; only where so few are that listing
+        them is less work, they are listed. So the work goes by the root of count x total at the most, not by `total`.
+        """
+        if self.resident**2 < PROBE_COST * count * self.total:
+            return rng.sample(list(self._resident), min(count, self.resident))
+        keys: set[int] = set()
+        while len(keys) < count:
+            key = self._all[int(rng.random() * len(self._all))].key
+            if key is not None:
+                keys.add(key)
+        return list(keys)
 
     def check_integrity(self) -> None:
         """Raises AssertionError when an invariant of this file does not hold. Linear in the number of blocks."""

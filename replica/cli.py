@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
+
+from radix.redis_url import RedisUrlError, parse_redis_url
 
 if TYPE_CHECKING:
     from replica.service import ReplicaService, Settings
@@ -46,6 +49,21 @@ def _urls(context: click.Context, option: click.Parameter, values: tuple[str, ..
     return tuple(_url(context, option, value) for value in values)
 
 
+def _redis_urls(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        try:
+            parse_redis_url(value)
+        except RedisUrlError as error:
+            raise click.BadParameter(f"{error}.") from None
+    return values
+
+
+def _name(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[\x21-\x7e]{1,200}", value):
+        raise click.BadParameter(f"{value!r} is not a name; use up to 200 printable ASCII characters, no blanks.")
+    return value
+
+
 POSITIVE = click.IntRange(min=1)
 RATE = click.FloatRange(min=0, min_open=True)
 TIME = click.FloatRange(min=0)
@@ -54,7 +72,9 @@ TIME = click.FloatRange(min=0)
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True})
 @click.option("--model", default="simulated", help="What to serve: `simulated` needs no GPU and no weights.")
 @click.option("--listen", default="127.0.0.1:8000", metavar="HOST:PORT", callback=_listen, help="Port 0: a free one.")
-@click.option("--name", help="Its name in the fleet, unlike any other's.  [default: host name and port]")
+@click.option(
+    "--name", callback=_name, help="Its name in the fleet, unlike any other's.  [default: host name and port]"
+)
 @click.option("--served-model-name", metavar="NAME", help="What clients call the model.  [default: that of --model]")
 @click.option(
     "--join",
@@ -62,6 +82,14 @@ TIME = click.FloatRange(min=0)
     multiple=True,
     callback=_urls,
     help="Control address of a router to register with, such as http://127.0.0.1:9400; repeat for each.",
+)
+@click.option(
+    "--report",
+    metavar="URL",
+    multiple=True,
+    callback=_redis_urls,
+    help="Redis to report to, such as redis://127.0.0.1:6379/0?namespace=prod, beside or instead of --join; repeat for "
+    "each.",
 )
 @click.option(
     "--advertise", metavar="URL", default="", callback=_url, help="Where routers reach it.  [default: --listen]"
@@ -101,11 +129,12 @@ def replica(
     log_level: str,
     **flags: Any,
 ) -> None:
-    """Run one replica: an OpenAI-compatible server with a prefix cache, which tells routers what it has cached.
+    """Run one replica: an OpenAI-compatible server with a prefix cache, which tells the fleet what it has cached.
 
     \b
     radixgate replica --model simulated --listen 127.0.0.1:8000
     radixgate replica --model simulated --listen 127.0.0.1:0 --name r1 --join http://127.0.0.1:9400
+    radixgate replica --model simulated --listen 127.0.0.1:0 --name r2 --report redis://127.0.0.1:6379
     """
     if model != "simulated":
         raise click.BadParameter(
@@ -114,9 +143,10 @@ def replica(
             param_hint="--model",
         )
     host, port = listen
-    if flags["join"] and not flags["advertise"] and host in WILDCARDS:
+    told = "--join" if flags["join"] else "--report" if flags["report"] else None
+    if told and not flags["advertise"] and host in WILDCARDS:
         raise click.BadParameter(
-            f"is needed with --join, for routers cannot reach {host or '*'}; write http://HOST:PORT of this machine.",
+            f"is needed with {told}, for routers cannot reach {host or '*'}; write http://HOST:PORT of this machine.",
             param_hint="--advertise",
         )
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -153,6 +183,7 @@ def _settings(model: str, host: str, port: int, name: str, flags: dict[str, Any]
         port=port,
         advertise=flags["advertise"],
         join=flags["join"],
+        report=flags["report"],
         tokenizer=flags["tokenizer"] or tokenizer.directory(),
         block_size=flags["block_size"],
         kv_blocks=blocks,

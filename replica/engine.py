@@ -148,9 +148,13 @@ class Engine:
         generation.notify()
         self._wake.set()
 
+    def publish(self) -> None:
+        """Puts on record what has happened to the blocks so far, also within a step that has not ended."""
+        self.journal.append(self.scheduler.pool.drain())
+
     def snapshot(self) -> Snapshot:
         """Everything resident now, fitting exactly between two batches of the journal."""
-        self._publish()
+        self.publish()
         return self.journal.snapshot(self.scheduler.pool.snapshot())
 
     async def idle(self) -> None:
@@ -173,7 +177,7 @@ class Engine:
                 if step.slices:
                     await self._run(step)
                 else:
-                    self._publish()
+                    self.publish()
                     self._idle.set()
                     await self._wake.wait()
         except Exception as error:
@@ -197,7 +201,7 @@ class Engine:
             return
         self.failure = None
         self._deliver(step, advanced)
-        self._publish()
+        self.publish()
 
     def _deliver(self, step: Step, advanced: list[Request]) -> None:
         now = self._clock()
@@ -217,7 +221,7 @@ class Engine:
             self._generations.pop(request).notify(failure)
             self._finished(request)
         self.scheduler.pool.clear()
-        self._publish()
+        self.publish()
 
     def _abandon(self, failure: str) -> None:
         for request, generation in self._generations.items():
@@ -229,6 +233,3 @@ class Engine:
     def _finished(self, request: Request) -> None:
         request.finished_at = self._clock()
         self._metrics.finished(request)
-
-    def _publish(self) -> None:
-        self.journal.append(self.scheduler.pool.drain())

@@ -101,8 +101,10 @@ class Journal:
         return Snapshot(self.replica, self.epoch, self._next_seq, stored)
 
     def batch(self, seq: int) -> EventBatch | None:
-        """Batch `seq`; the newest one if `seq` is no longer kept; None if there is nothing to send from `seq` on."""
-        if seq >= self._next_seq and not self._close():
+        """Batch `seq`; the newest one if `seq` is no longer kept; None if there is nothing from `seq` on."""
+        if seq == self._next_seq:
+            self._close()
+        if seq >= self._next_seq:
             return None
         oldest = self._closed[0].seq
         return self._closed[seq - oldest] if seq >= oldest else self._closed[-1]

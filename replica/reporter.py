@@ -1,8 +1,8 @@
-"""Tells the routers that this replica is there, and what happens to its blocks.
+"""Tells the fleet that this replica is there, and what happens to its blocks.
 
-Owns one task for each router: it registers, renews the lease, sends the journal's batches in order, one at a time, and
-says goodbye at the end. Must never slow the engine down: it reads the journal at its own pace, and a router that could
-not be reached for long misses batches, sees the gap and asks for a snapshot.
+Owns one task for each router (`--join`) and for each Redis (`--report`) that is told, and the goodbyes at the end. Must
+never slow the engine down: each task reads the journal at its own pace. Must never load the Redis client unless there
+is a Redis to report to.
 """
 
 from __future__ import annotations
@@ -10,185 +10,97 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
-import msgspec
 
-from radix.events import EventBatch, Registration, encode
+from radix.events import Registration, Snapshot
+from radix.tasks import end_tasks
 from replica.journal import Journal
+from replica.router_link import TIMEOUT, RouterLink
+
+if TYPE_CHECKING:
+    from radix.publisher import Publisher
+    from radix.redis_link import RedisLink
 
 log = logging.getLogger(__name__)
 
-_TIMEOUT = aiohttp.ClientTimeout(total=5, connect=2)  # well under a lease
-_GOODBYE_S = 2.0
-_FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 5.0
+_CLOSE_S = 1.0
 
 
-class _Lease(msgspec.Struct, frozen=True):
-    lease_s: float
+class Report(Protocol):
+    """One that is told."""
 
+    async def run(self) -> None:
+        """Registers and reports for ever; whatever fails is tried again."""
 
-class _Code(msgspec.Struct, frozen=True):
-    code: str | None = None
-
-
-class _Problem(msgspec.Struct, frozen=True):
-    error: _Code = _Code()
-
-
-class _Unreachable(Exception):
-    """The router did not take what was sent; it is worth trying again later."""
-
-
-class _Forgotten(Exception):
-    """The router does not know this replica any more, or not yet."""
+    async def goodbye(self) -> None:
+        """Takes leave, within 2 s, once `run` has been cancelled."""
 
 
 class Reporter:
-    """Reports to the control addresses of several routers. `account` gives the replica's current account of itself."""
+    """Reports to the control addresses of routers and to the Redis URLs in `reports`.
 
-    def __init__(self, controls: Sequence[str], journal: Journal, account: Callable[[], Registration]) -> None:
-        self._controls = controls
-        self._journal = journal
-        self._account = account
-        self._links: list[_Link] = []
-        self._tasks: list[asyncio.Task[None]] = []
-        self._session: aiohttp.ClientSession | None = None
-
-    def start(self) -> None:
-        """Call it once the replica can be reached at the address in its account."""
-        session = self._session = aiohttp.ClientSession(timeout=_TIMEOUT)
-        self._links = [_Link(control, session, self._journal, self._account) for control in self._controls]
-        self._tasks = [asyncio.create_task(link.run(), name=f"report to {link.control}") for link in self._links]
-
-    async def stop(self) -> None:
-        """Ends the reports and takes leave of every router that can be reached shortly. May be called twice."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
-        await asyncio.gather(*(link.goodbye() for link in self._links))
-        self._links = []
-        if self._session is not None:
-            await self._session.close()
-
-
-class _Link:
-    """The way to one router."""
+    `account` gives the replica's current account of itself, `snapshot` its block list, between two of the journal's
+    batches.
+    """
 
     def __init__(
         self,
-        control: str,
-        session: aiohttp.ClientSession,
         journal: Journal,
         account: Callable[[], Registration],
+        snapshot: Callable[[], Snapshot],
+        *,
+        controls: Sequence[str] = (),
+        reports: Sequence[str] = (),
     ) -> None:
-        self.control = control.rstrip("/")
-        self._session = session
         self._journal = journal
         self._account = account
-        self._news = journal.subscribe()
-        self._next_seq = 0
-        self._reachable: bool | None = None
+        self._snapshot = snapshot
+        self._controls = controls
+        self._urls = reports
+        self._reports: list[Report] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._session: aiohttp.ClientSession | None = None
+        self._redis: list[RedisLink] = []
 
-    async def run(self) -> None:
-        """Registers and reports for ever; whatever fails is tried again, after longer and longer pauses."""
-        pause = _FIRST_PAUSE_S
-        while True:
+    def start(self) -> None:
+        """Call it once the replica can be reached at the address in its account. Raises RedisUrlError."""
+        self._reports = [*map(self._to_router, self._controls), *map(self._to_redis, self._urls)]
+        self._tasks = [asyncio.create_task(report.run(), name="report") for report in self._reports]
+
+    async def stop(self) -> None:
+        """Ends the reports and takes leave of everyone who can be reached shortly. May be called twice."""
+        await end_tasks(*self._tasks)
+        self._tasks = []
+        await asyncio.gather(*(report.goodbye() for report in self._reports))
+        self._reports = []
+        await self._close()
+
+    def _to_router(self, control: str) -> RouterLink:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=TIMEOUT)
+        return RouterLink(control, self._session, self._journal, self._account)
+
+    def _to_redis(self, url: str) -> Publisher:
+        from radix.publisher import Publisher
+        from radix.redis_link import open_link
+        from radix.redis_tree import RedisTree
+
+        link = open_link(url)
+        self._redis.append(link)
+        return Publisher(RedisTree(link), self._journal, self._account, self._block_list)
+
+    async def _block_list(self) -> Snapshot:
+        return self._snapshot()
+
+    async def _close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+        links, self._redis = self._redis, []
+        for link in links:
             try:
-                lease_s = await self._register()
-                self._now_reachable()
-                await self._report(lease_s)
-            except (_Unreachable, _Forgotten) as error:
-                if isinstance(error, _Unreachable):
-                    self._now_unreachable(error)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-            else:
-                pause = _FIRST_PAUSE_S
-
-    async def goodbye(self) -> None:
-        """Deregisters, so that the router need not wait for the lease to end."""
-        self._journal.unsubscribe(self._news)
-        if not self._reachable:
-            return
-        account = self._account()
-        url = f"{self._url(account)}?epoch={account.epoch}"
-        try:
-            async with asyncio.timeout(_GOODBYE_S), self._session.delete(url):
-                pass
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.warning("could not deregister from %s (%s); it will notice when the lease ends", self.control, error)
-
-    async def _register(self) -> float:
-        """Seconds that the router's lease lasts."""
-        account = self._account()
-        body = msgspec.json.encode(account)
-        status, answer = await self._send("PUT", self._url(account), body, "application/json")
-        if status >= HTTPStatus.BAD_REQUEST:
-            raise _Unreachable(f"it refused the registration with status {status}: {_excerpt(answer)}")
-        try:
-            return max(msgspec.json.decode(answer, type=_Lease).lease_s, 0.1)
-        except msgspec.DecodeError:
-            return account.lease_s
-
-    async def _report(self, lease_s: float) -> None:
-        """Sends batches until the lease needs renewal. Raises _Forgotten when the router asks who this is."""
-        loop = asyncio.get_running_loop()
-        renewal = loop.time() + lease_s / 3
-        while (left := renewal - loop.time()) > 0:
-            self._news.clear()
-            batch = self._journal.batch(self._next_seq)
-            if batch is not None:
-                await self._deliver(batch)
-                self._next_seq = batch.seq + 1
-                continue
-            try:
-                async with asyncio.timeout(left):
-                    await self._news.wait()
-            except TimeoutError:
-                return
-
-    async def _deliver(self, batch: EventBatch) -> None:
-        status, answer = await self._send("POST", f"{self.control}/events", encode(batch), "application/msgpack")
-        if status == HTTPStatus.NOT_FOUND and _code(answer) == "unknown_replica":
-            raise _Forgotten
-        if status == HTTPStatus.NOT_FOUND or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise _Unreachable(f"it answered events with status {status}: {_excerpt(answer)}")
-        if status >= HTTPStatus.BAD_REQUEST:
-            # Sending the same again will not help; the router sees a gap at the next batch, and asks for a snapshot.
-            log.error("%s refused events with status %d: %s", self.control, status, _excerpt(answer))
-
-    async def _send(self, method: str, url: str, body: bytes, kind: str) -> tuple[int, bytes]:
-        try:
-            async with self._session.request(method, url, data=body, headers={"content-type": kind}) as response:
-                return response.status, await response.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _Unreachable(str(error) or type(error).__name__) from None
-
-    def _url(self, account: Registration) -> str:
-        return f"{self.control}/replicas/{quote(account.name, safe='')}"
-
-    def _now_reachable(self) -> None:
-        if not self._reachable:
-            log.info("registered with the router at %s", self.control)
-        self._reachable = True
-
-    def _now_unreachable(self, error: Exception) -> None:
-        if self._reachable is not False:
-            log.warning("cannot report to the router at %s: %s; trying again", self.control, error)
-        self._reachable = False
-
-
-def _code(answer: bytes) -> str | None:
-    try:
-        return msgspec.json.decode(answer, type=_Problem).error.code
-    except msgspec.DecodeError:
-        return None
-
-
-def _excerpt(answer: bytes) -> str:
-    return answer[:200].decode(errors="replace")
+                async with asyncio.timeout(_CLOSE_S):
+                    await link.close()
+            except Exception as error:
+                log.debug("closing the connections to %s: %s", link.shown, error)

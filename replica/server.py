@@ -1,4 +1,4 @@
-"""The replica's HTTP server: OpenAI's API, vLLM's extras, and three pages for routers.
+"""The replica's HTTP server: OpenAI's API, vLLM's extras, and a few pages for routers.
 
 Owns the routes and the life of a response. Must never leave a request in the engine whose client has gone.
 """
@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ import msgspec
 from aiohttp import web
 
 from radix.chat import token_files
-from radix.events import Registration, encode
+from radix.events import KEY_BYTES, Registration, encode, pack_keys, unpack_keys
 from replica.answers import DONE, Answer, ChatForm, CompletionForm, Form, sse
 from replica.engine import Engine, EngineStopped, Generation, GenerationFailed, Output
 from replica.errors import CONTEXT_LENGTH_EXCEEDED, ApiError, error_body
@@ -28,7 +29,10 @@ from replica.scheduler import NeverFits
 from replica.schema import ChatAsk, CompletionAsk, DetokenizeAsk, TokenizeAsk, read
 
 CACHED_TOKENS = "x-radixgate-cached-tokens"
+EPOCH = "x-radixgate-epoch"
 MOST_BODY_BYTES = 64 * 2**20
+# Blocks that one request may ask for, or ask about: a few milliseconds of the engine's time.
+MOST_KEYS = 10_000
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -41,6 +45,7 @@ class Server:
         self._intake = intake
         self._metrics = metrics
         self._account = account
+        self._random = Random()
         self.draining = False
 
     def application(self) -> web.Application:
@@ -58,6 +63,7 @@ class Server:
                 web.get("/version", self._version),
                 web.get("/radixgate/info", self._info),
                 web.get("/radixgate/blocks", self._blocks),
+                web.post("/radixgate/holds", self._holds),
                 web.get("/radixgate/tokenizer", self._token_files),
             ]
         )
@@ -158,7 +164,31 @@ class Server:
         return _json(self._account())
 
     async def _blocks(self, http: web.Request) -> web.Response:
-        return web.Response(body=encode(self._engine.snapshot()), content_type="application/msgpack")
+        """Everything resident, as a snapshot; with ?sample=N the packed keys of N resident blocks drawn at random."""
+        if "sample" not in http.query:
+            return web.Response(body=encode(self._engine.snapshot()), content_type="application/msgpack")
+        size = _sample_size(http.query["sample"])
+        self._engine.publish()
+        keys = self._engine.scheduler.pool.sample(size, self._random)
+        return self._audited(msgspec.msgpack.encode(pack_keys(keys)), "application/msgpack")
+
+    async def _holds(self, http: web.Request) -> web.Response:
+        """The body is packed block keys; the answer has a byte for each: 1 if the block is resident, else 0."""
+        packed = await http.read()
+        if len(packed) % KEY_BYTES or len(packed) > MOST_KEYS * KEY_BYTES:
+            raise ApiError(
+                f"The body must be up to {MOST_KEYS} block keys of {KEY_BYTES} bytes each (little-endian), not "
+                f"{len(packed)} bytes."
+            )
+        self._engine.publish()
+        held = self._engine.scheduler.pool.holds(unpack_keys(packed))
+        return self._audited(bytes(held), "application/octet-stream")
+
+    def _audited(self, body: bytes, kind: str) -> web.Response:
+        """Others compare such an answer with what they believe. So it says whose it is, and nothing in it is news: what
+        the step under way has evicted was put on record first.
+        """
+        return web.Response(body=body, content_type=kind, headers={EPOCH: str(self._account().epoch)})
 
     async def _token_files(self, http: web.Request) -> web.Response:
         """The files that decide tokens, for a router that does not share this machine's disk: name -> content."""
@@ -234,6 +264,13 @@ async def _errors_in_openai_form(request: web.Request, handler: Handler) -> web.
         }.get(error.status, error.reason)
         body = error_body(error.status, message)
         return web.Response(body=body, status=error.status, content_type="application/json", headers=headers)
+
+
+def _sample_size(text: str) -> int:
+    """Raises ApiError for anything but a positive number."""
+    if not (text.isascii() and text.isdigit() and text.strip("0")):
+        raise ApiError(f"`sample` must be a number of blocks, from 1 to {MOST_KEYS}.", param="sample")
+    return MOST_KEYS if len(text) > len(str(MOST_KEYS)) else min(int(text), MOST_KEYS)
 
 
 def _json(value: object) -> web.Response:

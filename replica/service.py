@@ -33,7 +33,9 @@ _LAST_WORDS_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a simulated replica is. `port` 0 takes a free one; `join` lists the control addresses of routers."""
+    """What a simulated replica is. `port` 0 takes a free one; `join` lists the control addresses of routers to report
+    to, `report` the URLs of Redis.
+    """
 
     name: str
     model: str = "simulated"
@@ -41,6 +43,7 @@ class Settings:
     port: int = 0
     advertise: str = ""
     join: tuple[str, ...] = ()
+    report: tuple[str, ...] = ()
     tokenizer: Path = field(default_factory=bundled.directory)
     block_size: int = 16
     kv_blocks: int = 8192
@@ -70,7 +73,9 @@ class ReplicaService:
         self.engine = Engine(scheduler, runner, journal, metrics)
         self._intake = Intake(self._tokenizer, settings.model, settings.max_model_len)
         self._server = Server(self.engine, self._intake, metrics, self.account)
-        self._reporter = Reporter(settings.join, journal, self.account)
+        self._reporter = Reporter(
+            journal, self.account, self.engine.snapshot, controls=settings.join, reports=settings.report
+        )
         self._http = web.AppRunner(
             self._server.application(),
             access_log=None,
@@ -86,7 +91,7 @@ class ReplicaService:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def account(self) -> Registration:
-        """What routers are told about it."""
+        """What the fleet is told about it."""
         settings = self._settings
         return Registration(
             name=settings.name,
@@ -112,7 +117,7 @@ class ReplicaService:
         self._reporter.start()
 
     async def stop(self) -> None:
-        """Takes leave of the routers, gives requests under way `drain_s` to finish, and ends everything."""
+        """Takes leave of the fleet, gives requests under way `drain_s` to finish, and ends everything."""
         self._server.draining = True
         await self._reporter.stop()
         try:

@@ -13,11 +13,13 @@ import ssl
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
 
 from radix.chat import TokenizerError
+from router.auditor import Auditor
 from router.config import ConfigError, ServeConfig, parse_address
 from router.control import ControlPlane
 from router.decide import Decider
@@ -26,13 +28,19 @@ from router.fleet import Address, Fleet, Replica, State
 from router.gateway import Gateway
 from router.health import HealthProber
 from router.joins import Joins
+from router.local_joins import LocalJoins
 from router.outbox import Outbox
 from router.prompt import TEXT_BLOCK_TOKENS
 from router.readers import PromptReaders
 from router.residency import Residency
+from router.roster import Roster
 from router.telemetry import ReplicaGauges, Telemetry
+from router.truth import LocalTruth, Truth
 from router.upstream import ConnectionPool
 from scoring.policies import make_policy
+
+if TYPE_CHECKING:
+    from router.sharing import Sharing
 
 log = logging.getLogger("radixgate")
 
@@ -40,6 +48,8 @@ SWEEP_S = 0.5
 POOL_SWEEP_S = 60.0
 TOKENIZER_THREADS = 2
 BACKLOG = 4096
+LOOK_S = 0.01
+ACQUAINTANCE_LOOKS = 500  # 5 s
 
 
 class Router:
@@ -75,37 +85,25 @@ class Router:
         fleet = Fleet()
         self._stack.callback(fleet.close)
         fleet.subscribe(lambda replica: telemetry.forget(replica.name) if fleet.get(replica.name) is None else None)
+        truth, joins, sharing = self._membership(fleet, http, telemetry)
         residency = Residency(
             fleet,
+            truth,
             memory_blocks=max(config.predicted_tokens // TEXT_BLOCK_TOKENS, 1),
             memory_ttl_s=config.predicted_ttl,
+            private=config.private,
         )
         readers = PromptReaders(fleet, {model: Path(path) for model, path in config.tokenizers.items()}, executor, http)
         self._stack.push_async_callback(readers.close)
         prober = HealthProber(fleet, http, interval_s=config.health_interval)
         self._stack.push_async_callback(prober.close)
         decider = Decider(make_policy(config.policy, random.Random(config.seed)), residency, telemetry)
-        joins = Joins(fleet, residency, http, telemetry, self._make_replica, loop.time)
-        self._stack.push_async_callback(joins.close)
-        limits = Limits(
-            max_body=config.max_body,
-            max_head=config.max_head,
-            read_timeout_s=config.read_timeout,
-            idle_timeout_s=config.idle_timeout,
-        )
-        self._gateway = Gateway(
-            fleet,
-            decider,
-            readers,
-            telemetry,
-            limits,
-            self._outbox,
-            attempts=config.attempts,
-            response_timeout_s=config.response_timeout,
-            clock=loop.time,
-            suspect=prober.suspect,
-        )
-        self._control = ControlPlane(fleet, residency, decider, joins, telemetry)
+        self._gateway = self._make_gateway(fleet, decider, readers, telemetry, prober)
+        health = None if sharing is None else sharing.health
+        self._control = ControlPlane(fleet, residency, decider, joins, telemetry, health)
+        auditor = Auditor(fleet, residency.believed, http, joins.resync, residency.demote)
+        self._stack.push_async_callback(auditor.close)
+        telemetry.sources.append(auditor.metrics)
         telemetry.replicas = lambda: [_gauges(replica, residency) for replica in fleet]
         telemetry.index_blocks = lambda: len(residency.index)
         try:
@@ -114,6 +112,10 @@ class Router:
             raise ConfigError(f"--tokenizer: {error}") from None
         await self._open_ports()
         self._add_configured(fleet)
+        if sharing is not None:
+            sharing.start(residency, decider)
+        await self._join_the_workers(fleet, sharing)
+        auditor.start()
         sweeper = loop.create_task(self._sweep(fleet, residency, joins, telemetry))
         self._stack.push_async_callback(_cancelled, sweeper)
         _quiet_collector()
@@ -134,12 +136,63 @@ class Router:
         await self._stack.aclose()
         await asyncio.sleep(0)  # the transports closed above say goodbye in the next turn of the loop
 
+    def _membership(
+        self, fleet: Fleet, http: aiohttp.ClientSession, telemetry: Telemetry
+    ) -> tuple[Truth, Joins, Sharing | None]:
+        """What is reported and who has joined: of this router alone, or of all that share a Redis."""
+        clock = asyncio.get_running_loop().time
+        roster = Roster(fleet, self._make_replica)
+        if not self._config.redis:
+            truth = LocalTruth(fleet)
+            local = LocalJoins(fleet, roster, truth, http, telemetry, clock)
+            self._stack.push_async_callback(local.close)
+            return truth, local, None
+        from radix.redis_link import RedisUrlError
+        from router.sharing import Sharing  # loads redis-py, which a router by itself never needs
+
+        try:
+            sharing = Sharing(self._config.redis, fleet, telemetry, clock, private=self._config.private)
+        except RedisUrlError as error:
+            raise ConfigError(f"--redis: {error}") from None
+        self._stack.push_async_callback(sharing.close)
+        shared = sharing.joins(roster, http)
+        self._stack.push_async_callback(shared.close)
+        return sharing.truth, shared, sharing
+
+    def _make_gateway(
+        self, fleet: Fleet, decider: Decider, readers: PromptReaders, telemetry: Telemetry, prober: HealthProber
+    ) -> Gateway:
+        config = self._config
+        limits = Limits(
+            max_body=config.max_body,
+            max_head=config.max_head,
+            read_timeout_s=config.read_timeout,
+            idle_timeout_s=config.idle_timeout,
+        )
+        return Gateway(
+            fleet,
+            decider,
+            readers,
+            telemetry,
+            limits,
+            self._outbox,
+            attempts=config.attempts,
+            response_timeout_s=config.response_timeout,
+            clock=asyncio.get_running_loop().time,
+            suspect=prober.suspect,
+        )
+
     async def _open_ports(self) -> None:
         loop = asyncio.get_running_loop()
         host, port = parse_address(self._config.listen, "--listen")
         try:
             self._server = await loop.create_server(
-                lambda: Downstream(self._gateway, self._connections), host, port, backlog=BACKLOG
+                lambda: Downstream(self._gateway, self._connections),
+                host,
+                port,
+                backlog=BACKLOG,
+                reuse_port=self._config.workers > 1,  # alone, a second start on the port must fail
+                start_serving=self._config.workers == 1,
             )
         except OSError as error:
             raise ConfigError(f"--listen {self._config.listen}: {error.strerror or error}") from None
@@ -154,6 +207,17 @@ class Router:
             raise ConfigError(f"--control {self._config.control}: {error.strerror or error}") from None
         self.listen_address = _spell(self._server.sockets[0].getsockname())
         self.control_address = _spell(runner.addresses[0])
+
+    async def _join_the_workers(self, fleet: Fleet, sharing: Sharing | None) -> None:
+        """One that listens gets its share of the connections at once: it should know by then which replicas live."""
+        if self._config.workers == 1:
+            return
+        for _ in range(ACQUAINTANCE_LOOKS):
+            settled = sharing is None or sharing.settled
+            if settled and all(replica.state is not State.UNKNOWN for replica in fleet):
+                break
+            await asyncio.sleep(LOOK_S)
+        await self._server.start_serving()
 
     def _add_configured(self, fleet: Fleet) -> None:
         for said in self._config.replicas:
@@ -209,6 +273,7 @@ def _gauges(replica: Replica, residency: Residency) -> ReplicaGauges:
         decoding=load.decoding,
         queued_tokens=load.queued_tokens,
         blocks=residency.reported_blocks(replica),
+        trusted=None if residency.standing(replica) == "none" else residency.trusted(replica),
     )
 
 

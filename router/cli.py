@@ -1,13 +1,14 @@
-"""`radixgate serve`: flags in, a running router out, a clean exit on SIGTERM or SIGINT.
+"""`radixgate serve`: flags in, a running router out, as one process or several.
 
-Owns the flags and their help. Must hold no logic beyond that.
+Owns the flags, their help and what is printed. Must hold no logic beyond that; imports the router only where it runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,26 @@ from scoring.policies import POLICIES
     help="Prompt tokens remembered for a replica that does not report its blocks.  [2000000]",
 )
 @click.option("--predicted-ttl", type=float, metavar="S", help="How long they are believed to be cached.  [900]")
+@click.option(
+    "--redis",
+    metavar="URL",
+    help="One tree and one load ledger for any number of routers: redis://, rediss:// (TLS), "
+    "redis+sentinel://HOST:PORT,…/SERVICE or redis+cluster://HOST:PORT,…; ?namespace=NAME keeps fleets apart.",
+)
+@click.option(
+    "--workers",
+    type=int,
+    metavar="N",
+    help="Router processes on the one data port; more than one need --redis. Worker k (from 0) has the control port "
+    "of --control + k. Each counts for itself: give Prometheus all of them as targets, and sum over them.  [1]",
+)
+@click.option(
+    "--private",
+    is_flag=True,
+    default=None,
+    help="Experiment: each router believes only what it routed itself, "
+    "and ignores replicas' reports and other routers' loads.",
+)
 @click.option("--seed", type=int, help="Seed of the random choices, for repeatable experiments.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -66,36 +87,42 @@ def serve(path: Path | None, log_level: str, **flags: Any) -> None:
     \b
     In front of servers you have:    radixgate serve --replica http://10.0.0.1:8000 --replica http://10.0.0.2:8000
     For replicas that join:          radixgate serve --listen :8080 --control :9400
+    On several processors:           radixgate serve --workers 4 --redis redis://10.0.0.9:6379
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     flags["replicas"] = [parse_replica(text) for text in flags["replicas"]]
     flags["tokenizers"] = dict(parse_tokenizer(text) for text in flags["tokenizers"])
     try:
         config = read_config(path, flags)
-        _run(config)
+        if config.workers == 1:
+            _run_alone(config)
+        else:
+            _run_workers(config)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
 
 
-def _run(config: ServeConfig) -> None:
-    import uvloop
+def _run_alone(config: ServeConfig) -> None:
+    from router.worker import run
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config))
+    def announce(listen: str, control: str) -> None:
+        click.echo(f"radixgate serving on http://{listen} (policy {config.policy}), control on http://{control}")
+
+    run(config, announce)
 
 
-async def _serve(config: ServeConfig) -> None:
-    from router.app import Router
+def _run_workers(config: ServeConfig) -> None:
+    from router.workers import WorkerFailed, supervise
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    router = Router(config)
-    await router.start()
-    click.echo(
-        f"radixgate serving on http://{router.listen_address} (policy {config.policy}), "
-        f"control on http://{router.control_address}"
-    )
-    await stop.wait()
-    await router.stop()
+    def announce(listen: str, controls: Sequence[str]) -> None:
+        click.echo(
+            f"radixgate serving on http://{listen} (policy {config.policy}, {config.workers} workers), "
+            f"control on {', '.join('http://' + control for control in controls)}"
+        )
+
+    try:
+        drained = asyncio.run(supervise(config, announce))
+    except WorkerFailed as error:
+        raise click.ClickException(f"{error}; what it said is above") from None
+    if not drained:
+        sys.exit(1)

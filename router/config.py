@@ -47,6 +47,9 @@ class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     predicted_tokens: int = 2_000_000
     predicted_ttl: float = 900.0
     seed: int | None = None
+    redis: str = ""
+    workers: int = 1
+    private: bool = False
 
 
 def read_config(path: Path | None, flags: dict[str, Any]) -> ServeConfig:
@@ -87,6 +90,11 @@ def parse_address(text: str, flag: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
+def spell_address(host: str, port: int) -> str:
+    """What `parse_address` reads."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text())
@@ -109,7 +117,7 @@ def _check(config: ServeConfig) -> None:
     parse_address(config.control, "--control")
     if config.policy not in POLICIES:
         raise ConfigError(f"--policy {config.policy!r} is unknown; choose one of: {', '.join(POLICIES)}")
-    for name in ("max_body", "max_head", "attempts", "predicted_tokens"):
+    for name in ("max_body", "max_head", "attempts", "predicted_tokens", "workers"):
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
     for name in (
@@ -124,3 +132,27 @@ def _check(config: ServeConfig) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} must be more than 0 seconds")
     if not 0 <= config.drain_timeout < math.inf:
         raise ConfigError("--drain-timeout must be 0 seconds or more")
+    _check_workers(config)
+    _check_redis(config.redis)
+
+
+def _check_workers(config: ServeConfig) -> None:
+    if config.workers > 1 and not (config.redis or config.private):
+        raise ConfigError(f"--workers {config.workers}: workers share one tree: give --redis")
+    _, port = parse_address(config.control, "--control")
+    if port and port + config.workers - 1 > 65535:
+        raise ConfigError(
+            f"--control {config.control}: worker k listens on port {port} + k, "
+            f"which leaves no port for {config.workers} workers; choose a lower one"
+        )
+
+
+def _check_redis(url: str) -> None:
+    if not url:
+        return
+    from radix.redis_link import RedisUrlError, open_link  # loads redis-py, which a router without a Redis never needs
+
+    try:
+        open_link(url)  # connects to nothing yet
+    except RedisUrlError as error:
+        raise ConfigError(f"--redis: {error}") from None

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from radix.events import Registration, decode_batch
+from radix.events import Registration, Snapshot, decode_batch, encode
 from router.decide import RECEIPTS_KEPT, Decider
 from router.errors import Refusal
 from router.fleet import Fleet, Replica
@@ -25,16 +25,23 @@ MAX_REPORT = 64 * 1024 * 1024
 
 
 class ControlPlane:
-    """Handlers of the control port."""
+    """Handlers of the control port. `redis` tells how a router that shares its truth stands with Redis."""
 
     def __init__(
-        self, fleet: Fleet, residency: Residency, decider: Decider, joins: Joins, telemetry: Telemetry
+        self,
+        fleet: Fleet,
+        residency: Residency,
+        decider: Decider,
+        joins: Joins,
+        telemetry: Telemetry,
+        redis: Callable[[], dict[str, object]] | None = None,
     ) -> None:
         self._fleet = fleet
         self._residency = residency
         self._decider = decider
         self._joins = joins
         self._telemetry = telemetry
+        self._redis = redis
         self.draining = False
 
     def application(self) -> web.Application:
@@ -48,6 +55,8 @@ class ControlPlane:
                 web.get("/receipts", self.receipts),
                 web.put("/replicas/{name}", self.register),
                 web.delete("/replicas/{name}", self.leave),
+                web.get("/replicas/{name}/residency", self.residency),
+                web.post("/replicas/{name}/resync", self.resync),
                 web.post("/events", self.events),
             ]
         )
@@ -59,7 +68,10 @@ class ControlPlane:
     async def ready(self, request: web.Request) -> web.Response:
         up = len(self._fleet.up())
         ready = up > 0 and not self.draining
-        return _json({"ready": ready, "replicas_up": up, "draining": self.draining}, status=200 if ready else 503)
+        said: dict[str, object] = {"ready": ready, "replicas_up": up, "draining": self.draining}
+        if self._redis is not None:
+            said["redis"] = self._redis()
+        return _json(said, status=200 if ready else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
         headers = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
@@ -96,13 +108,13 @@ class ControlPlane:
             raise Refusal(400, f"The body is not a registration: {error}.") from None
         if said.name != request.match_info["name"]:
             raise Refusal(400, "The name in the path is not the name in the body.", param="name")
-        return _json({"lease_s": self._joins.register(said)})
+        return _json({"lease_s": await self._joins.register(said)})
 
     async def leave(self, request: web.Request) -> web.Response:
         epoch = request.query.get("epoch", "")
         if not (epoch.isascii() and epoch.isdigit()):
             raise Refusal(400, "Say which incarnation leaves: DELETE /replicas/{name}?epoch=EPOCH.", param="epoch")
-        self._joins.leave(request.match_info["name"], int(epoch))
+        await self._joins.leave(request.match_info["name"], int(epoch))
         return web.Response(status=204)
 
     async def events(self, request: web.Request) -> web.Response:
@@ -110,8 +122,30 @@ class ControlPlane:
             batch = decode_batch(await request.read())
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refusal(400, f"The body is not an event batch (msgpack): {error}.") from None
-        self._joins.report(batch)
+        await self._joins.report(batch)
         return web.Response(status=202)
+
+    async def residency(self, request: web.Request) -> web.Response:
+        """What this router believes that the replica holds, in the form of the replica's own block list (msgpack)."""
+        _, held = self._reported(request.match_info["name"])
+        return web.Response(body=encode(held), content_type="application/msgpack")
+
+    async def resync(self, request: web.Request) -> web.Response:
+        """Has the replica's block list fetched anew: an audit found that this router is wrong about it."""
+        replica, _ = self._reported(request.match_info["name"])
+        self._joins.resync(replica)
+        return web.Response(status=202)
+
+    def _reported(self, name: str) -> tuple[Replica, Snapshot]:
+        """Raises Refusal when there are no reports of such a replica."""
+        replica = self._fleet.get(name)
+        if replica is None:
+            raise Refusal(404, f"No replica is named {name!r}; GET /fleet lists them.", code="unknown_replica")
+        held = self._residency.reported(replica)
+        if held is None:
+            why = f"it is {replica.state.value}" if replica.joined else "it did not join, and makes none"
+            raise Refusal(409, f"There are no reports of replica {name!r}: {why}.", code="no_reports")
+        return replica, held
 
     def _describe(self, replica: Replica) -> dict[str, Any]:
         load = replica.load
@@ -126,6 +160,7 @@ class ControlPlane:
             "epoch": said.epoch if said else None,
             "block_size": said.block_size if said else None,
             "capacity_tokens": load.capacity_tokens or None,
+            "reports": self._residency.standing(replica),
             "reported_blocks": self._residency.reported_blocks(replica),
             "waiting": load.waiting,
             "decoding": load.decoding,

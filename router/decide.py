@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -39,13 +39,17 @@ class Decision(msgspec.Struct):
 
 
 class Decider:
-    """Chooses by one policy; keeps the latest receipts, and counts."""
+    """Chooses by one policy; keeps the latest receipts, and counts.
+
+    `on_routed`, when given, hears where each prompt went: replica's name, block size of exact keys (else 0), keys.
+    """
 
     def __init__(self, policy: Policy, residency: Residency, telemetry: Telemetry) -> None:
         self.policy = policy
         self._telemetry = telemetry
         self.receipts: deque[Receipt] = deque(maxlen=RECEIPTS_KEPT)
         self._residency = residency
+        self.on_routed: Callable[[str, int, Sequence[int]], None] | None = None
 
     def decide(
         self,
@@ -88,6 +92,8 @@ class Decider:
         )
         booking = chosen.load.book(tokens, tokens - overlap)
         self._residency.routed(chosen, keys, exact, now)
+        if self.on_routed is not None:
+            self.on_routed(chosen.name, exact, keys)
         telemetry = self._telemetry
         telemetry.routed[chosen.name] += 1
         telemetry.prompt_tokens += tokens

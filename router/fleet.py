@@ -102,7 +102,7 @@ class Fleet:
         return self._replicas.get(name)
 
     def subscribe(self, listener: Callable[[Replica], None]) -> None:
-        """`listener` hears of every replica that was added, removed, or changed its state."""
+        """`listener` hears of every replica that was added, removed, or changed: its state, mostly."""
         self._listeners.append(listener)
 
     def add(self, replica: Replica) -> None:
@@ -132,6 +132,11 @@ class Fleet:
             replica.state = State.DOWN
             replica.reason = reason
             replica.connections.close()
+            self._changed(replica)
+
+    def announce(self, replica: Replica) -> None:
+        """What the replica says of itself, or who hears its reports, has changed: listeners look at it again."""
+        if self._replicas.get(replica.name) is replica:
             self._changed(replica)
 
     def learn_models(self, replica: Replica, models: Iterable[str] | None, cards: Iterable[dict[str, Any]]) -> None:

@@ -46,17 +46,20 @@ class Distribution:
 
 
 class ReplicaGauges:
-    """One replica's figures at the moment of a scrape."""
+    """One replica's figures at the moment of a scrape. `trusted` is None when it makes no reports."""
 
-    __slots__ = ("blocks", "decoding", "name", "queued_tokens", "up", "waiting")
+    __slots__ = ("blocks", "decoding", "name", "queued_tokens", "trusted", "up", "waiting")
 
-    def __init__(self, name: str, up: bool, waiting: int, decoding: int, queued_tokens: int, blocks: int) -> None:
+    def __init__(
+        self, name: str, up: bool, waiting: int, decoding: int, queued_tokens: int, blocks: int, trusted: bool | None
+    ) -> None:
         self.name = name
         self.up = up
         self.waiting = waiting
         self.decoding = decoding
         self.queued_tokens = queued_tokens
         self.blocks = blocks
+        self.trusted = trusted
 
 
 class Telemetry(Collector):
@@ -79,6 +82,7 @@ class Telemetry(Collector):
         self.decision = Distribution(DECISION_SECONDS)
         self.replicas: Callable[[], Iterable[ReplicaGauges]] = lambda: ()
         self.index_blocks: Callable[[], int] = lambda: 0
+        self.sources: list[Callable[[], Iterable[Metric]]] = []  # figures that other parts keep themselves
 
     def forget(self, replica: str) -> None:
         """The replica left the fleet: its figures end, lest names pile up."""
@@ -122,6 +126,8 @@ class Telemetry(Collector):
         yield _histogram("radixgate_decision_seconds", "Reading, hashing, matching and choosing.", self.decision)
         yield GaugeMetricFamily("radixgate_index_blocks", "Distinct blocks in the index.", value=self.index_blocks())
         yield from self._per_replica()
+        for source in self.sources:
+            yield from source()
 
     def _per_replica(self) -> Iterator[Metric]:
         families = {
@@ -134,10 +140,15 @@ class Telemetry(Collector):
                 "radixgate_replica_queued_tokens", "Uncached prompt tokens without a first byte.", labels=["replica"]
             ),
             "blocks": GaugeMetricFamily("radixgate_replica_blocks", "Blocks the replica reported.", labels=["replica"]),
+            "trusted": GaugeMetricFamily(
+                "radixgate_replica_reports_trusted", "Whether the replica's reports are believed.", labels=["replica"]
+            ),
         }
         for gauges in self.replicas():
             for field, family in families.items():
-                family.add_metric([gauges.name], float(getattr(gauges, field)))
+                value = getattr(gauges, field)
+                if value is not None:
+                    family.add_metric([gauges.name], float(value))
         yield from families.values()
 
     def render(self) -> bytes:

@@ -8,6 +8,7 @@ Must never do I/O or read a clock.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 import msgspec
 
@@ -17,6 +18,8 @@ class ReplicaLoad(msgspec.Struct):
 
     `queued_tokens`: uncached prompt tokens of requests without a first byte. `context_tokens`: prompt tokens of all
     open requests, what they hold of the KV cache at least. `capacity_tokens`: the KV cache's size, 0 when unknown.
+    `changed` hears of every step of a booking made here, once the sums are right; the open requests of other routers,
+    which shared_loads.py adds to the same sums, are not told to it.
     """
 
     name: str
@@ -26,6 +29,7 @@ class ReplicaLoad(msgspec.Struct):
     waiting: int = 0
     decoding: int = 0
     served: int = 0
+    changed: Callable[[ReplicaLoad], None] | None = None
 
     @property
     def running(self) -> int:
@@ -37,6 +41,8 @@ class ReplicaLoad(msgspec.Struct):
         self.waiting += 1
         self.queued_tokens += uncached_tokens
         self.context_tokens += prompt_tokens
+        if self.changed is not None:
+            self.changed(self)
         return Booking(self, prompt_tokens, uncached_tokens)
 
 
@@ -68,6 +74,8 @@ class Booking(msgspec.Struct):
         load.waiting -= 1
         load.decoding += 1
         load.queued_tokens -= self.uncached_tokens
+        if load.changed is not None:
+            load.changed(load)
 
     def release(self) -> None:
         """The request is over, however it ended."""
@@ -82,3 +90,5 @@ class Booking(msgspec.Struct):
         self.stage = RELEASED
         load.context_tokens -= self.prompt_tokens
         load.served += 1
+        if load.changed is not None:
+            load.changed(load)

@@ -43,8 +43,8 @@ def test_imports_only_point_down(room: str) -> None:
 @pytest.mark.parametrize(
     ("modules", "never"),
     [
-        ("router.app, router.cli, router.main", {"torch", "tokenizers", "replica", "loadgen", "kernels"}),
-        ("replica.cli, replica.scheduler, replica.simulated", {"torch", "triton", "router", "loadgen"}),
+        ("router.app, router.cli, router.main", {"torch", "tokenizers", "redis", "replica", "loadgen", "kernels"}),
+        ("replica.cli, replica.service", {"torch", "triton", "redis", "router", "loadgen"}),
         ("loadgen.cli", {"torch"}),
     ],
 )

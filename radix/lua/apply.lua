@@ -4,7 +4,7 @@
 
 local name, epoch, seq = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local record = record_of(name)
-local known = redis.call('HMGET', record, 'epoch', 'slot', 'next')
+local known = call('HMGET', record, 'epoch', 'slot', 'next')
 if not known[1] then
   return { 'unknown', -1 }
 end
@@ -25,6 +25,6 @@ if ARGV[4] == '1' then
   slot = fresh
 end
 apply_events(slot, ARGV[5])
-redis.call('HSET', record, 'slot', slot, 'next', string.format('%.0f', seq + 1))
+call('HSET', record, 'slot', slot, 'next', string.format('%.0f', seq + 1))
 log('batch ' .. slot .. ' ' .. epoch .. ' ' .. ARGV[3] .. ' ' .. name, ARGV[5])
 return { 'applied', seq + 1 }

@@ -5,6 +5,8 @@
 -- Block keys are strings of 8 bytes, for a Lua number cannot hold 64 bits; epochs are decimal strings for the same reason.
 -- A script checks all it was given before its first write: Redis does not undo what a failing script has written.
 
+local call, sub, find = redis.call, string.sub, string.find -- a local is found much quicker than a global's field
+
 local PREFIX = KEYS[1]
 local META = PREFIX .. ':meta'        -- hash: last (id of the newest log entry), bytes (ever logged), slots (ever made), swept (buckets, ever)
 local LOG = PREFIX .. ':log'          -- stream: every change, in order
@@ -23,7 +25,7 @@ local function record_of(name)
 end
 
 local function now_ms()
-  local time = redis.call('TIME')
+  local time = call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
@@ -41,33 +43,33 @@ end
 -- The log. An entry names the one before it, so that a reader sees when it has missed one, or when Redis came back with an
 -- older memory. Ids are <bytes logged so far>-<µs of Redis time>: the log is bounded by its bytes.
 local function log(head, body)
-  local known = redis.call('HMGET', META, 'last', 'bytes')
+  local known = call('HMGET', META, 'last', 'bytes')
   local bytes = tonumber(known[2] or 0) + #body + 64
-  local time = redis.call('TIME')
+  local time = call('TIME')
   local id = string.format('%.0f-%s%06d', bytes, time[1], tonumber(time[2]))
   local oldest = string.format('%.0f', math.max(bytes - LOG_BYTES, 0))
-  redis.call('XADD', LOG, 'MINID', '~', oldest, id, 'a', known[1] or '0-0', 'h', head, 'e', body)
-  redis.call('HSET', META, 'last', id, 'bytes', string.format('%.0f', bytes))
+  call('XADD', LOG, 'MINID', '~', oldest, id, 'a', known[1] or '0-0', 'h', head, 'e', body)
+  call('HSET', META, 'last', id, 'bytes', string.format('%.0f', bytes))
 end
 
 -- A slot stands for one generation of one replica's residency. nil when all are in use or unswept.
 local function take_slot(name)
-  local slot = redis.call('LPOP', FREE)
+  local slot = call('LPOP', FREE)
   if not slot then
-    if tonumber(redis.call('HGET', META, 'slots') or 0) >= MOST_SLOTS then
+    if tonumber(call('HGET', META, 'slots') or 0) >= MOST_SLOTS then
       return nil
     end
-    slot = tostring(redis.call('HINCRBY', META, 'slots', 1))
+    slot = tostring(call('HINCRBY', META, 'slots', 1))
   end
-  redis.call('HSET', SLOTS, slot, name)
+  call('HSET', SLOTS, slot, name)
   return slot
 end
 
 local function retire_slot(slot)
   if slot ~= '0' then
-    redis.call('HDEL', SLOTS, slot)
-    redis.call('HDEL', PENDING, slot)
-    redis.call('HSET', RETIRED, slot, redis.call('HGET', META, 'swept') or '0')
+    call('HDEL', SLOTS, slot)
+    call('HDEL', PENDING, slot)
+    call('HSET', RETIRED, slot, call('HGET', META, 'swept') or '0')
   end
 end
 
@@ -75,9 +77,10 @@ local NO_SLOT = redis.error_reply('RADIXGATE every slot is in use; is a router r
 
 -- A node is a field of one of many small hashes, which Redis packs tightly: bytes 1 and 2 of its key choose the hash, the
 -- other six are the field. Its value is its parent's key (its own for a prompt's first block) and two bytes for each holder.
-local function bucket_of(key)
-  local low, high = string.byte(key, 1, 2)
-  return PREFIX .. ':b:' .. (low + 256 * high)
+local BUCKET = PREFIX .. ':b:'
+
+local function bucket_at(number)
+  return BUCKET .. string.char(number % 256, math.floor(number / 256))
 end
 
 local function mark_of(slot)
@@ -86,37 +89,41 @@ end
 
 -- Where the mark stands in the node's value, nil when it does not.
 local function find_mark(node, mark)
-  for at = 9, #node, 2 do
-    if string.sub(node, at, at + 1) == mark then
-      return at
-    end
+  local at = find(node, mark, 9, true)
+  while at and at % 2 == 0 do -- half of one mark and half of the next
+    at = find(node, mark, at + 1, true)
   end
+  return at
 end
 
-local function store(mark, parent, keys)
-  for at = 1, #keys, 8 do
-    local key = string.sub(keys, at, at + 7)
-    local bucket, field = bucket_of(key), string.sub(key, 3)
-    local node = redis.call('HGET', bucket, field)
-    if not node then
-      redis.call('HSET', bucket, field, (parent == '' and key or parent) .. mark)
-    elseif not find_mark(node, mark) then
-      redis.call('HSET', bucket, field, node .. mark)
+-- The children of a node that is new are mostly new, too: then one call is enough for each.
+local function store(mark, parent, events, from, to)
+  local new = true
+  for at = from, to, 8 do
+    local key = sub(events, at, at + 7)
+    local bucket, field = BUCKET .. sub(key, 1, 2), sub(key, 3)
+    local fresh = (parent or key) .. mark
+    new = new and call('HSETNX', bucket, field, fresh) == 1
+    if not new then
+      local node = call('HGET', bucket, field)
+      new = not node
+      if new or not find_mark(node, mark) then
+        call('HSET', bucket, field, new and fresh or node .. mark)
+      end
     end
     parent = key
   end
 end
 
-local function remove(mark, keys)
-  for at = 1, #keys, 8 do
-    local key = string.sub(keys, at, at + 7)
-    local bucket, field = bucket_of(key), string.sub(key, 3)
-    local node = redis.call('HGET', bucket, field)
+local function remove(mark, events, from, to)
+  for at = from, to, 8 do
+    local bucket, field = BUCKET .. sub(events, at, at + 1), sub(events, at + 2, at + 7)
+    local node = call('HGET', bucket, field)
     local found = node and find_mark(node, mark)
     if found and #node == 10 then
-      redis.call('HDEL', bucket, field)
+      call('HDEL', bucket, field)
     elseif found then
-      redis.call('HSET', bucket, field, string.sub(node, 1, found - 1) .. string.sub(node, found + 2))
+      call('HSET', bucket, field, sub(node, 1, found - 1) .. sub(node, found + 2))
     end
   end
 end
@@ -127,17 +134,16 @@ local function apply_events(slot, events)
   local at = 1
   while at <= #events do
     local kind, count, keys_at = struct.unpack('<c1I4', events, at)
-    local parent = ''
+    local parent
     if kind == 's' then
-      parent = string.sub(events, keys_at, keys_at + 7)
+      parent = sub(events, keys_at, keys_at + 7)
       keys_at = keys_at + 8
     end
     at = keys_at + 8 * count
-    local keys = string.sub(events, keys_at, at - 1)
     if kind == 'r' then
-      remove(mark, keys)
+      remove(mark, events, keys_at, at - 1)
     else
-      store(mark, parent, keys)
+      store(mark, parent, events, keys_at, at - 1)
     end
   end
 end
@@ -145,7 +151,7 @@ end
 -- The incarnation is over: void for routing at once, swept later.
 local function forget(name, epoch, slot, reason)
   retire_slot(slot)
-  redis.call('DEL', record_of(name))
-  redis.call('ZREM', LEASES, name)
+  call('DEL', record_of(name))
+  call('ZREM', LEASES, name)
   log('leave ' .. epoch .. ' ' .. name, reason)
 end

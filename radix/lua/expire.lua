@@ -2,16 +2,16 @@
 -- Returns the names of the replicas.
 
 local now = now_ms()
-local late = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now)
+local late = call('ZRANGEBYSCORE', LEASES, '-inf', now)
 for _, name in ipairs(late) do
-  local known = redis.call('HMGET', record_of(name), 'epoch', 'slot')
+  local known = call('HMGET', record_of(name), 'epoch', 'slot')
   if known[1] then
     forget(name, known[1], known[2], 'its lease ran out')
   else
-    redis.call('ZREM', LEASES, name)
+    call('ZREM', LEASES, name)
   end
 end
-local pending = redis.call('HGETALL', PENDING)
+local pending = call('HGETALL', PENDING)
 for at = 1, #pending, 2 do
   if tonumber(pending[at + 1]) < now then
     retire_slot(pending[at])

@@ -2,7 +2,7 @@
 -- ARGV: name, epoch, reason. Returns 1, or 0 when no such incarnation is here.
 
 local name, epoch = ARGV[1], ARGV[2]
-local known = redis.call('HMGET', record_of(name), 'epoch', 'slot')
+local known = call('HMGET', record_of(name), 'epoch', 'slot')
 if known[1] ~= epoch then
   return 0
 end

@@ -2,10 +2,10 @@
 -- Returns the newest entry's id, Redis' time (s, µs), and for each replica its slot, the batch that is due, and its registration.
 
 local members = {}
-for _, name in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
-  local known = redis.call('HMGET', record_of(name), 'slot', 'next', 'said')
+for _, name in ipairs(call('ZRANGE', LEASES, 0, -1)) do
+  local known = call('HMGET', record_of(name), 'slot', 'next', 'said')
   if known[1] then
     members[#members + 1] = known
   end
 end
-return { redis.call('HGET', META, 'last') or '0-0', redis.call('TIME'), members }
+return { call('HGET', META, 'last') or '0-0', call('TIME'), members }

@@ -4,7 +4,7 @@
 
 local name, epoch, said, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local record = record_of(name)
-local known = redis.call('HMGET', record, 'epoch', 'slot', 'next', 'said')
+local known = call('HMGET', record, 'epoch', 'slot', 'next', 'said')
 local order = known[1] and compare(epoch, known[1]) or 1
 if order < 0 then
   return nil
@@ -14,14 +14,14 @@ if order > 0 then
   if known[1] then
     retire_slot(known[2])
   end
-  redis.call('HSET', record, 'epoch', epoch, 'slot', '0', 'next', '-1', 'said', said)
+  call('HSET', record, 'epoch', epoch, 'slot', '0', 'next', '-1', 'said', said)
   log('join ' .. epoch .. ' ' .. name, said)
 else
   due = tonumber(known[3])
   if said ~= known[4] then
-    redis.call('HSET', record, 'said', said)
+    call('HSET', record, 'said', said)
     log('join ' .. epoch .. ' ' .. name, said)
   end
 end
-redis.call('ZADD', LEASES, now_ms() + lease_ms, name)
+call('ZADD', LEASES, now_ms() + lease_ms, name)
 return due

@@ -2,7 +2,7 @@
 -- ARGV: name, epoch, seq. Returns the slot, or the outcome when there is nothing to be done.
 
 local name, epoch, seq = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local known = redis.call('HMGET', record_of(name), 'epoch', 'next')
+local known = call('HMGET', record_of(name), 'epoch', 'next')
 local order = known[1] and compare(epoch, known[1]) or 1
 if order ~= 0 then
   return order < 0 and 'stale' or 'unknown'
@@ -14,5 +14,5 @@ local slot = take_slot(name)
 if not slot then
   return NO_SLOT
 end
-redis.call('HSET', PENDING, slot, now_ms() + RESTORE_MS)
+call('HSET', PENDING, slot, now_ms() + RESTORE_MS)
 return slot

@@ -2,18 +2,18 @@
 -- ARGV: name, epoch, seq, slot. Returns the outcome.
 
 local name, epoch, seq, slot = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-if redis.call('HEXISTS', PENDING, slot) == 0 then
+if call('HEXISTS', PENDING, slot) == 0 then
   return 'unknown'
 end
 local record = record_of(name)
-local known = redis.call('HMGET', record, 'epoch', 'slot', 'next')
+local known = call('HMGET', record, 'epoch', 'slot', 'next')
 local order = known[1] and compare(epoch, known[1]) or 1
 if order ~= 0 or seq < tonumber(known[3]) then
   retire_slot(slot)
   return order > 0 and 'unknown' or 'stale'
 end
-redis.call('HDEL', PENDING, slot)
+call('HDEL', PENDING, slot)
 retire_slot(known[2])
-redis.call('HSET', record, 'slot', slot, 'next', ARGV[3])
+call('HSET', record, 'slot', slot, 'next', ARGV[3])
 log('slot ' .. slot .. ' ' .. epoch .. ' ' .. ARGV[3] .. ' ' .. name, '')
 return 'applied'

@@ -1,47 +1,39 @@
 -- A slice of lazy work: takes retired slots out of the nodes of the next buckets, and frees those that a whole round has passed.
--- ARGV: how many buckets. Returns how many slots are still retired.
+-- ARGV: the most buckets, the most nodes. Returns how many slots are still retired.
 
-local retired = redis.call('HGETALL', RETIRED)
+local retired = call('HGETALL', RETIRED)
 if #retired == 0 then
   return 0
 end
 local gone = {}
 for at = 1, #retired, 2 do
-  gone[mark_of(retired[at])] = true
+  gone[mark_of(retired[at])] = ''
 end
 
-local function without_gone(node)
-  local kept = { string.sub(node, 1, 8) }
-  for at = 9, #node, 2 do
-    local mark = string.sub(node, at, at + 1)
-    if not gone[mark] then
-      kept[#kept + 1] = mark
-    end
-  end
-  return kept
-end
-
-local swept = tonumber(redis.call('HGET', META, 'swept') or 0)
-for number = swept, swept + ARGV[1] - 1 do
-  local bucket = PREFIX .. ':b:' .. (number % BUCKETS)
-  local nodes = redis.call('HGETALL', bucket)
+local swept = tonumber(call('HGET', META, 'swept') or 0)
+local last, room = swept + ARGV[1], 2 * ARGV[2]
+while swept < last and room > 0 do
+  local bucket = bucket_at(swept % BUCKETS)
+  local nodes = call('HGETALL', bucket)
   for at = 1, #nodes, 2 do
-    local kept = without_gone(nodes[at + 1])
-    if #kept == 1 then
-      redis.call('HDEL', bucket, nodes[at])
-    elseif 6 + 2 * #kept ~= #nodes[at + 1] then
-      redis.call('HSET', bucket, nodes[at], table.concat(kept))
+    local field, node = nodes[at], nodes[at + 1]
+    local kept = string.gsub(sub(node, 9), '..', gone)
+    if kept == '' then
+      call('HDEL', bucket, field)
+    elseif #kept + 8 ~= #node then
+      call('HSET', bucket, field, sub(node, 1, 8) .. kept)
     end
   end
+  room = room - #nodes
+  swept = swept + 1
 end
-swept = swept + ARGV[1]
-redis.call('HSET', META, 'swept', string.format('%.0f', swept))
+call('HSET', META, 'swept', string.format('%.0f', swept))
 
 local left = #retired / 2
 for at = 1, #retired, 2 do
   if swept - retired[at + 1] >= BUCKETS then
-    redis.call('HDEL', RETIRED, retired[at])
-    redis.call('RPUSH', FREE, retired[at])
+    call('HDEL', RETIRED, retired[at])
+    call('RPUSH', FREE, retired[at])
     log('free ' .. retired[at], '')
     left = left - 1
   end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pygtrie
 
@@ -50,8 +50,19 @@ class Oracle:
     def blocks(self, replica: int) -> int:
         return sum(replica in holders for holders in self._holders.values())
 
+    def keys(self, replica: int) -> set[int]:
+        return {key for path, key in self._keys() if replica in self._holders[path]}
+
     def __len__(self) -> int:
         return sum(1 for holders in self._holders.values() if holders)
 
     def paths(self) -> list[tuple[int, ...]]:
         return [path for path, holders in self._holders.items() if holders]
+
+    def _keys(self) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Every path with the key of its last block. Parents come before their children."""
+        keys: dict[tuple[int, ...], int] = {}
+        for path in self._holders:
+            above = keys.get(path[:-1])
+            keys[path] = keys_of(path)[-1] if above is None else block_keys(path[-1:], 1, above)[0]
+        yield from keys.items()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from radix.index import PrefixIndex
+from radix.inspection import holds, sample
 from tests.radix.oracle import Oracle, Path, keys_of
 
 TRUNK = [7] * 600
@@ -112,6 +116,30 @@ class IndexMachine(RuleBasedStateMachine):
     def match(self, path: Path) -> None:
         assert self.index.match(keys_of(path)) == self.oracle.overlaps(path)
 
+    @rule(number=st.integers(0, 9), path=PATHS)
+    def holds(self, number: int, path: Path) -> None:
+        """Block by block, whoever holds the ancestors; and of keys that nobody ever heard of, none."""
+        rid = self.pick(number)
+        held = self.oracle.keys(rid)
+        asked = [*keys_of(path), 12345, 1 << 64, -1]
+        assert holds(self.index, rid, asked) == [key in held for key in asked]
+
+    @rule(number=st.integers(0, 9), count=st.integers(1, 20))
+    def sample(self, number: int, count: int) -> None:
+        """Only blocks that are held, none twice; and each of them sooner or later."""
+        rid = self.pick(number)
+        held = self.oracle.keys(rid)
+        missing = set(held)
+        for seed in range(500):
+            for wanted in (count, len(held)):
+                drawn = sample(self.index, rid, wanted, Random(seed))
+                assert len(set(drawn)) == len(drawn) <= wanted
+                assert held.issuperset(drawn)
+                missing.difference_update(drawn)
+            if not missing:
+                break
+        assert not missing
+
     @rule()
     def replay(self) -> None:
         """What `held` yields makes an equal index."""
@@ -143,3 +171,28 @@ class IndexMachine(RuleBasedStateMachine):
 
 IndexMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
 TestIndex = IndexMachine.TestCase
+
+
+def test_a_sample_gives_every_block_the_same_chance_in_long_runs_and_short_ones() -> None:
+    index = PrefixIndex()
+    rid, other = index.add_replica(), index.add_replica()
+    long, short = range(1, 2001), range(10_000, 12_000)
+    index.store(rid, None, long)
+    for key in short:
+        index.store(rid, None, [key])
+    index.store(other, None, range(20_000, 24_000))
+    rng = Random(1)
+    drawn = [key for _ in range(40) for key in sample(index, rid, 500, rng)]
+    assert 0.4 < sum(key in long for key in drawn) / len(drawn) < 0.6
+
+
+def test_nobody_is_asked_about_a_replica_that_is_gone() -> None:
+    index = PrefixIndex()
+    rid = index.add_replica()
+    index.store(rid, None, [1, 2, 3])
+    assert holds(index, rid, [3]) == [True]
+    index.retire_replica(rid)
+    with pytest.raises(ValueError, match="not in the index"):
+        holds(index, rid, [3])
+    with pytest.raises(ValueError, match="not in the index"):
+        sample(index, rid, 1, Random(1))

@@ -133,6 +133,18 @@ async def test_a_block_list_from_before_what_is_applied_changes_nothing(server: 
         assert await tree.residency("r") == (8, {1, 2})
 
 
+async def test_a_doubted_incarnation_must_hand_in_its_block_list_first(server: RedisServer) -> None:
+    async with empty_tree(server) as tree:
+        await joined(tree, "r", 1, stored(1), seq=7)
+        assert not await tree.doubt("r", 2)
+        assert await tree.doubt("r", 1)
+        assert await tree.apply(EventBatch("r", 1, 7, (stored(2, parent=1),))) == Applied(Outcome.GAP, RESTORE)
+        assert await tree.register(account("r", 1)) == RESTORE
+        assert await tree.residency("r") == (RESTORE, {1})  # until then, what was known
+        assert await tree.restore(Snapshot("r", 1, 7, (stored(1, 3),))) is Outcome.APPLIED
+        assert await tree.residency("r") == (7, {1, 3})
+
+
 async def test_keys_and_parents_use_all_64_bits(server: RedisServer) -> None:
     keys = [2**64 - 1, 0, 2**63, 0x0A0D000A0D000A0D, 255]
     async with empty_tree(server) as tree:

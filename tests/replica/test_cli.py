@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,14 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from radix.events import Registration
+from radix.events import Registration, decode_snapshot
+from radix.redis_link import open_link
+from radix.redis_tree import RedisTree
 from replica.cli import replica
+from tests.redis_server import RedisServer
 from tests.replica.test_reporter import Control
 
+WAIT_S = 10.0
 QUICK = ("--step-ms", "1", "--prefill-rate", "1e6")
 
 
@@ -84,6 +89,41 @@ async def test_it_joins_a_router_and_leaves_it() -> None:
             assert await asyncio.to_thread(child.wait, 10) == 0
 
 
+async def test_it_reports_to_a_redis_and_leaves_it() -> None:
+    with RedisServer() as server:
+        link = open_link(f"{server.url}?namespace=prod")
+        try:
+            tree = RedisTree(link)
+            with process("--name", "r1", "--report", link.shown, "--kv-tokens", "4096") as (child, ready):
+                async with httpx.AsyncClient(base_url=ready.rsplit(" ", 1)[1], timeout=WAIT_S) as http:
+                    body = {"model": "simulated", "prompt": "the same words again and again " * 30, "max_tokens": 2}
+                    (await http.post("/v1/completions", json=body)).raise_for_status()
+                    truth = decode_snapshot((await http.get("/radixgate/blocks")).content)
+                keys = {key for chain in truth.stored for key in chain.keys}
+                assert keys
+                deadline = time.monotonic() + WAIT_S
+                while await tree.residency("r1") != (truth.seq, keys):
+                    assert time.monotonic() < deadline
+                child.terminate()
+                assert await asyncio.to_thread(child.wait, WAIT_S) == 0
+                assert await tree.residency("r1") is None
+        finally:
+            await link.close()
+
+
+def test_a_redis_that_is_not_there_keeps_it_neither_from_serving_nor_from_ending() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"redis://user:secret@127.0.0.1:{taken.getsockname()[1]}"
+    with process("--report", url) as (child, ready):
+        assert httpx.get(ready.rsplit(" ", 1)[1] + "/health").status_code == 200
+        child.terminate()
+        assert child.wait(WAIT_S) == 0
+        assert child.stderr is not None
+        said = child.stderr.read()
+    assert said.count("cannot report") == 1
+    assert "secret" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -92,8 +132,13 @@ async def test_it_joins_a_router_and_leaves_it() -> None:
         (["--listen", "127.0.0.1:99999"], "is not HOST:PORT"),
         (["--join", "127.0.0.1:9400"], "'--join': '127.0.0.1:9400' is not a URL"),
         (["--join", "http://h:port"], "is not a URL"),
+        (["--report", "127.0.0.1:6379"], "'--report': this is not the URL of a Redis"),
+        (["--report", "http://127.0.0.1:9400"], "'--report': http:// does not lead to a Redis"),
+        (["--report", "redis://h?namespace=a/b"], "'--report': a namespace is"),
+        (["--name", "r 1"], "'--name': 'r 1' is not a name"),
         (["--advertise", "replica-1"], "'--advertise': 'replica-1' is not a URL"),
-        (["--listen", "0.0.0.0:8000", "--join", "http://127.0.0.1:1"], "--advertise"),
+        (["--listen", "0.0.0.0:8000", "--join", "http://127.0.0.1:1"], "--advertise: is needed with --join"),
+        (["--listen", "[::]:8000", "--report", "redis://h"], "--advertise: is needed with --report"),
         (["--tokenizer", "/nowhere"], "--tokenizer"),
         (["--model", "/models/llama"], "needs the `replica` extra"),
         (["--kv-blocks", "0"], "--kv-blocks"),
@@ -114,10 +159,10 @@ def test_a_port_in_use_is_named() -> None:
         assert f"cannot listen on {listen} (--listen): Address already in use" in wrong(["--listen", listen])
 
 
-def test_help_names_every_flag_and_needs_no_torch() -> None:
-    script = "import sys, replica.service, replica.cli; print('torch' in sys.modules)"
+def test_help_names_every_flag_and_needs_neither_torch_nor_a_redis_client() -> None:
+    script = "import sys, replica.service, replica.cli; print({'torch', 'redis'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stdout == "False\n"
+    assert ran.stdout == "set()\n"
     text = CliRunner().invoke(replica, ["--help"]).output
     for option in replica.params:
         assert option.opts[-1] in text

@@ -1,18 +1,28 @@
-"""Routers learn of the replica, of every event in order, and of its leave; whatever fails is tried again."""
+"""Routers and Redis learn of the replica, of every event in order, and of its leave; whatever fails is tried again."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 import msgspec
 from aiohttp import web
 
-from radix.events import BlockStored, EventBatch, Registration, decode_batch, pack_keys
+from radix.events import BlockStored, EventBatch, Registration, Snapshot, decode_batch, decode_snapshot, pack_keys
+from radix.redis_link import open_link
+from radix.redis_tree import RedisTree
 from replica.journal import Journal
 from replica.reporter import Reporter
+from replica.service import ReplicaService, Settings
+from tests.redis_server import RedisServer
+from tests.replica.conftest import QUICK
+from tests.replica.replay import Replay
+
+WAIT_S = 10.0
 
 
 class Control:
@@ -84,10 +94,14 @@ def account() -> Registration:
     return Registration("r/1", "http://127.0.0.1:1", 7, ("m",), block_size=16, capacity_blocks=8)
 
 
+def engineless() -> Snapshot:
+    raise AssertionError("a router asks for the block list itself")
+
+
 @asynccontextmanager
 async def reporting(*ports: int, keep: int = 256) -> AsyncIterator[Journal]:
     journal = Journal("r/1", 7, keep)
-    reporter = Reporter([f"http://127.0.0.1:{port}/" for port in ports], journal, account)
+    reporter = Reporter(journal, account, engineless, controls=[f"http://127.0.0.1:{port}/" for port in ports])
     reporter.start()
     try:
         yield journal
@@ -169,9 +183,97 @@ async def test_a_router_that_is_not_there_is_mentioned_and_does_not_hold_up_the_
     async with control.listening() as port:
         pass
     warnings = Warnings()
-    logging.getLogger("replica.reporter").addHandler(warnings)
+    logging.getLogger("replica.router_link").addHandler(warnings)
     try:
         async with reporting(port):
             assert f"127.0.0.1:{port}" in (await warnings.records.get()).getMessage()
     finally:
-        logging.getLogger("replica.reporter").removeHandler(warnings)
+        logging.getLogger("replica.router_link").removeHandler(warnings)
+
+
+# To Redis
+
+
+@asynccontextmanager
+async def tree_in(server: RedisServer) -> AsyncIterator[RedisTree]:
+    link = open_link(server.url)
+    try:
+        yield RedisTree(link)
+    finally:
+        await link.close()
+
+
+@asynccontextmanager
+async def serving(*reports: str, join: tuple[str, ...] = ()) -> AsyncIterator[ReplicaService]:
+    """A whole replica with its engine."""
+    settings = Settings("r/1", kv_blocks=64, max_model_len=512, timing=QUICK, drain_s=0.1, report=reports, join=join)
+    service = ReplicaService(settings)
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+
+
+async def prompts(service: ReplicaService, count: int) -> None:
+    """Enough of them drive the first ones' blocks out."""
+    async with httpx.AsyncClient(base_url=service.url, timeout=WAIT_S) as http:
+        for number in range(count):
+            body = {"model": "simulated", "prompt": f"{number} of many prompts, each its own " * 12, "max_tokens": 2}
+            (await http.post("/v1/completions", json=body)).raise_for_status()
+
+
+async def equal(tree: RedisTree, service: ReplicaService) -> None:
+    """Redis comes to say what the replica says of itself."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        told = await tree.residency("r/1")
+        async with httpx.AsyncClient(base_url=service.url, timeout=WAIT_S) as http:
+            truth = decode_snapshot((await http.get("/radixgate/blocks")).content)
+        if told == (truth.seq, set(Replay(truth.stored).parents)):
+            return
+        assert time.monotonic() < deadline
+
+
+async def test_every_redis_and_every_router_comes_to_know_what_the_engine_holds() -> None:
+    control = Control()
+    with RedisServer() as one, RedisServer() as two:
+        async with tree_in(one) as first, tree_in(two) as second, control.listening() as port:
+            async with serving(one.url, two.url, join=(f"http://127.0.0.1:{port}",)) as service:
+                await prompts(service, 10)
+                for tree in (first, second):
+                    await equal(tree, service)
+                held = await first.residency("r/1")
+                assert held is not None
+                assert 32 < len(held[1]) <= 64
+                assert await control.registrations.get() == service.account()
+                assert (await control.batches.get()).seq == 0
+            for tree in (first, second):
+                assert await tree.residency("r/1") is None, "it took leave"
+
+
+async def test_a_redis_that_was_away_for_a_while_comes_to_know_it_too() -> None:
+    with RedisServer() as server:
+        server.kill()
+        async with serving(server.url) as service:
+            await prompts(service, 3)
+            server.start()
+            async with tree_in(server) as tree:
+                await equal(tree, service)
+            server.kill()
+            await prompts(service, 5)
+            server.start()
+            async with tree_in(server) as tree:
+                await equal(tree, service)
+
+
+async def test_a_redis_that_does_not_answer_holds_up_neither_the_answers_nor_the_end() -> None:
+    with RedisServer() as server:
+        async with serving(server.url) as service:
+            async with tree_in(server) as tree:
+                await equal(tree, service)
+            server.pause()
+            async with asyncio.timeout(WAIT_S):
+                await prompts(service, 3)
+                await service.stop()
+            server.resume()

@@ -12,8 +12,9 @@ import openai
 import pytest
 
 from radix.blocks import block_keys, namespace_seed
-from radix.events import Registration, decode_snapshot
+from radix.events import BlockRemoved, Registration, decode_snapshot, pack_keys, unpack_keys
 from replica.service import ReplicaService, Settings
+from replica.simulated import TimingModel
 from tests.replica.conftest import QUICK
 from tests.replica.replay import Replay
 
@@ -251,6 +252,73 @@ async def test_routers_learn_who_it_is_and_what_it_holds(http: httpx.AsyncClient
         snapshot = decode_snapshot(answer.content)
         assert (snapshot.replica, snapshot.epoch, snapshot.seq) == ("r1", said.epoch, seq)
         assert list(Replay(snapshot.stored).parents) == block_keys(prompt, 16, namespace_seed("simulated"))
+
+
+async def fill(http: httpx.AsyncClient, service: ReplicaService, prompts: int) -> set[int]:
+    """Every resident key, after so many prompts of 20 blocks each."""
+    for number in range(prompts):
+        prompt = range(10 + number, 330 + number)
+        await http.post("/v1/completions", json={"model": "simulated", "prompt": list(prompt), "max_tokens": 1})
+    snapshot = decode_snapshot((await http.get("/radixgate/blocks")).content)
+    assert snapshot.epoch == service.account().epoch
+    return {key for event in snapshot.stored for key in event.keys}
+
+
+@pytest.mark.parametrize(("prompts", "wanted"), [(20, 7), (20, 10_000), (1, 7), (1, 10**30), (0, 7)])
+async def test_auditors_take_samples_of_what_it_holds(
+    http: httpx.AsyncClient, service: ReplicaService, prompts: int, wanted: int
+) -> None:
+    held = await fill(http, service, prompts)
+    assert len(held) == 20 * prompts
+    drawn = []
+    for _ in range(2):
+        answer = await http.get(f"/radixgate/blocks?sample={wanted}")
+        assert answer.headers["x-radixgate-epoch"] == str(service.account().epoch)
+        keys = unpack_keys(msgspec.msgpack.decode(answer.content, type=bytes))
+        assert len(keys) == len(set(keys)) == min(wanted, len(held))
+        assert held.issuperset(keys)
+        drawn.append(keys)
+    assert drawn[0] != drawn[1] or not held, "a sample is drawn anew each time"
+
+
+@pytest.mark.parametrize("size", ["", "0", "000", "-1", "1.5", "many", "٣"])
+async def test_samples_of_no_size_are_refused(http: httpx.AsyncClient, size: str) -> None:
+    answer = await http.get("/radixgate/blocks", params={"sample": size})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "sample")
+
+
+async def test_auditors_ask_whether_it_holds_a_block(http: httpx.AsyncClient, service: ReplicaService) -> None:
+    held = sorted(await fill(http, service, 1))
+    for asked in ([], [0, *held, 2**64 - 1, held[0]], range(10_000)):
+        answer = await http.post("/radixgate/holds", content=pack_keys(asked))
+        assert answer.headers["x-radixgate-epoch"] == str(service.account().epoch)
+        assert answer.content == bytes(key in held for key in asked)
+    for body in (b"1234567", pack_keys(range(10_001))):
+        refused = await http.post("/radixgate/holds", content=body)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+async def test_what_a_step_evicts_is_on_record_before_an_auditor_hears_of_it() -> None:
+    """Else an honest replica with long steps would seem to have lost blocks that it never reported as gone."""
+    service = ReplicaService(Settings("r1", kv_blocks=32, timing=TimingModel(step_s=0.5), max_model_len=512))
+    await service.start()
+    pool, journal = service.engine.scheduler.pool, service.engine.journal
+    async with httpx.AsyncClient(base_url=service.url, timeout=20) as http:
+        held = await fill(http, service, 1)
+        due = journal.next_seq
+        body = {"model": "simulated", "prompt": [7] * 400, "max_tokens": 1}
+        asked = asyncio.create_task(http.post("/v1/completions", json=body))
+        while pool.resident == len(held):
+            await http.get("/health")
+        answer = await http.post("/radixgate/holds", content=pack_keys(held))
+        gone = {key for key, there in zip(held, answer.content, strict=True) if not there}
+        batch = journal.batch(due)
+        assert batch is not None
+        removed = [key for event in batch.events if isinstance(event, BlockRemoved) for key in event.keys]
+        assert gone
+        assert gone.issubset(removed)
+        assert (await asked).status_code == 200
+    await service.stop()
 
 
 async def test_metrics_use_the_names_of_vllm(http: httpx.AsyncClient) -> None:

@@ -23,6 +23,14 @@ def test_flags_win_over_the_file_and_replicas_add_up(tmp_path: Path) -> None:
     assert config.replicas == (ReplicaConfig("http://a:1", "first", ("qwen/",)), ReplicaConfig("http://b:2"))
 
 
+def test_workers_share_a_tree_or_say_that_they_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text("{workers: 4, private: true, control: 'h:65532'}\n")
+    assert read_config(path, {"private": None}).private
+    config = read_config(None, {"workers": 4, "redis": "redis://h:6379/0?namespace=prod"})
+    assert (config.workers, config.private) == (4, False)
+
+
 def test_replica_and_tokenizer_flags() -> None:
     assert parse_replica("http://a:1") == {"url": "http://a:1"}
     assert parse_replica("qwen/=http://a:1") == {"url": "http://a:1", "models": ["qwen/"]}
@@ -42,6 +50,11 @@ def test_replica_and_tokenizer_flags() -> None:
         ("polcy: kv", "polcy"),
         ("replicas: http://a", "replicas"),
         ("replicas: [{uri: http://a}]", "uri"),
+        ("workers: 0", "--workers must be at least 1"),
+        ("workers: 2", "--workers 2: workers share one tree: give --redis"),
+        ("{workers: 3, private: true, control: 'h:65534'}", "--control h:65534: .* 3 workers"),
+        ("redis: 'http://h:6379'", "--redis: "),
+        ("redis: 7", "redis"),
         ("- a list", "mapping"),
         ("a: [", "YAML"),
     ],
@@ -91,7 +104,8 @@ def test_help_teaches() -> None:
     for word in ("serve", "replica", "demo", "--replica http://"):
         assert word in text
     text = CliRunner().invoke(main, ["serve", "--help"]).output
-    assert "[MODEL=]URL" in text
+    for word in ("[MODEL=]URL", "--workers", "--control + k", "Prometheus", "redis+sentinel://", "?namespace="):
+        assert word in text
 
 
 def test_an_unknown_command_is_told() -> None:

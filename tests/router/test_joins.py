@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from radix.chat import ChatTokenizer, token_files
-from radix.events import BlockRemoved, BlockStored, EventBatch, Snapshot, encode, pack_keys
+from radix.events import BlockRemoved, BlockStored, EventBatch, Snapshot, decode_snapshot, encode, pack_keys
 from replica import tokenizer
 from router.config import ReplicaConfig
 from tests.router.harness import (
@@ -56,12 +56,12 @@ class Member(Upstream):
             "capacity_blocks": 100,
             **changes,
         }
-        return httpx.put(f"{router.control}/replicas/{account['name']}", json=account, timeout=WAIT_S)
+        return httpx.put(f"{router.control}/replicas/{account['name']}", json=account, timeout=WAIT_S, verify=False)
 
     def report(self, router: RunningRouter, *events: BlockStored | BlockRemoved) -> httpx.Response:
         batch = encode(EventBatch(self.name, self.epoch, self.seq, events))
         self.seq += 1
-        return httpx.post(f"{router.control}/events", content=batch, timeout=WAIT_S)
+        return httpx.post(f"{router.control}/events", content=batch, timeout=WAIT_S, verify=False)
 
 
 @contextmanager
@@ -185,6 +185,30 @@ def test_a_name_of_the_configuration_cannot_be_taken() -> None:
     with member("configured") as replica:
         with running_router(replicas=(ReplicaConfig(replica.url, "configured"),)) as router:
             assert replica.register(router).json()["error"]["code"] == "name_taken"
+
+
+def residency(router: RunningRouter, name: str) -> httpx.Response:
+    return httpx.get(f"{router.control}/replicas/{name}/residency", timeout=WAIT_S)
+
+
+def test_the_router_tells_what_it_believes_that_a_replica_holds() -> None:
+    with member() as replica, member("silent") as silent:
+        with running_router(replicas=(ReplicaConfig(silent.url, "silent"),), health_interval=0.1) as router:
+            replica.seq, replica.stored = 7, (stored(1, 2, 3), stored(8, parent=2))
+            replica.register(router)
+            wait_until(lambda: state(router)["r"] == ("up", 4))
+            replica.report(router, BlockRemoved(pack_keys([3])))
+            held = decode_snapshot(residency(router, "r").content)
+            assert (held.replica, held.epoch, held.seq) == ("r", 1, 8)
+            assert {key for event in held.stored for key in event.keys} == {1, 2, 8}
+            assert {replica["name"]: replica["reports"] for replica in fleet(router)} == {
+                "r": "trusted",
+                "silent": "none",
+            }
+            assert residency(router, "silent").json()["error"]["code"] == "no_reports"
+            assert residency(router, "nobody").status_code == 404
+            metrics = httpx.get(router.control + "/metrics", timeout=WAIT_S).text
+            assert 'radixgate_replica_reports_trusted{replica="r"} 1.0' in metrics
 
 
 def test_health_of_the_router_itself(router: RunningRouter) -> None:

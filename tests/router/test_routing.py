@@ -12,6 +12,7 @@ from router.outbox import Outbox
 from router.prompt import PromptKeys
 from router.residency import Residency
 from router.telemetry import Telemetry
+from router.truth import LocalTruth
 from router.upstream import ConnectionPool
 from scoring.decision import Query
 from scoring.ledger import Booking
@@ -23,7 +24,8 @@ class Setting:
 
     def __init__(self, *, reporting: int = 0, silent: int = 0, policy: str = "kv", block_size: int = 16) -> None:
         self.fleet = Fleet()
-        self.residency = Residency(self.fleet, memory_blocks=10_000, memory_ttl_s=100.0)
+        self.truth = LocalTruth(self.fleet)
+        self.residency = Residency(self.fleet, self.truth, memory_blocks=10_000, memory_ttl_s=100.0)
         self.decider = Decider(make_policy(policy, Random(3)), self.residency, Telemetry())
         for number in range(reporting + silent):
             replica = Replica(f"r{number}", Address("http://127.0.0.1:1"), _pool())
@@ -46,7 +48,7 @@ class Setting:
 
     def report(self, name: str, keys: list[int]) -> None:
         batch = EventBatch(name, 1, 0, (BlockStored(None, pack_keys(keys)),))
-        self.residency.apply(self.replica(name), batch)
+        self.truth.apply(self.replica(name), batch)
 
 
 def _pool() -> ConnectionPool:
