@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench routers herding clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,7 @@ demo: $(VENV)/ready  ## router + four simulated replicas + a RAG workload, under
 
 test: lint  ## lint, types and the whole suite
 	@command -v curl >/dev/null || .ci/apt curl
+	@.ci/redis $(VENV)
 	$(BIN)/pytest
 
 lint: $(VENV)/ready  ## ruff (format and lint) and mypy strict
@@ -22,6 +23,14 @@ lint: $(VENV)/ready  ## ruff (format and lint) and mypy strict
 
 bench: $(VENV)/ready  ## measure the hot path's parts; writes build/bench.json
 	$(BIN)/python -m loadgen.micro --json build/bench.json
+
+routers: $(VENV)/ready  ## one router, three over one tree, three by themselves; TRACE=FILE adds a request trace
+	@.ci/redis $(VENV)
+	$(BIN)/python -m loadgen.many_routers $(if $(TRACE),--trace $(TRACE)) --json build/routers.json
+
+herding: $(VENV)/ready  ## how evenly four routers spread a burst, with a shared load ledger and without
+	@.ci/redis $(VENV)
+	$(BIN)/python -m loadgen.herding --json build/herding.json
 
 $(VENV)/ready: pyproject.toml .ci/venv
 	@.ci/venv $(VENV)

@@ -20,7 +20,10 @@ class _Delta(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
+    """A chat's piece of text comes as `delta`, a completion's as `text`."""
+
     delta: _Delta = msgspec.field(default_factory=_Delta)
+    text: str | None = None
 
 
 class _PromptDetails(msgspec.Struct):
@@ -75,8 +78,8 @@ class Answer:
         if chunk.usage is not None:
             self._count(chunk.usage)
         for choice in chunk.choices:
-            if choice.delta.content:
-                self.parts.append(choice.delta.content)
+            if text := choice.delta.content or choice.text:
+                self.parts.append(text)
                 self.token_times.append(now)
 
     def fail(self, reason: str) -> None:

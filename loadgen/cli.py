@@ -6,10 +6,7 @@ Owns the command line and the order of the runs. Must never hold a result that w
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import time
-from collections.abc import Coroutine, Iterator
 from pathlib import Path
 
 import click
@@ -17,11 +14,11 @@ import msgspec
 import uvloop
 from rich.console import Console
 
+from loadgen.attended import CpuMeter, attended, machine_warnings
 from loadgen.client import OpenLoopClient
 from loadgen.display import Display
-from loadgen.fleet import Fleet, FleetParameters, local_fleet
+from loadgen.fleet import FleetParameters, local_fleet
 from loadgen.processes import ChildFailed
-from loadgen.records import Record
 from loadgen.report import Comparison, PolicyReport, Slo, WorkloadReport, failures, summarise, table, verdict
 from loadgen.workloads import RagParameters, Workload, rag
 from replica import tokenizer
@@ -30,8 +27,6 @@ POLICIES = ("round_robin", "least_load", "kv")
 SUBJECT = "kv"
 READERS = RagParameters()
 FLEET = FleetParameters()
-BUSY_SHARE = 0.8
-LATE_MS = 100.0
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -76,7 +71,7 @@ def demo(
 ) -> None:
     """Compare routing policies: one router, simulated replicas, readers who ask follow-ups about shared documents."""
     console = Console()
-    workload = _workload(RagParameters(duration_s=duration, sessions_per_s=rate), seed)
+    workload = demo_workload(RagParameters(duration_s=duration, sessions_per_s=rate), seed)
     fleet = FleetParameters(replicas=replicas, speedup=speedup)
     facts = _facts(workload, fleet, Slo())
     if json_file is not None:
@@ -95,7 +90,7 @@ def demo(
     _conclude(console, reports)
 
 
-def _workload(parameters: RagParameters, seed: int) -> Workload:
+def demo_workload(parameters: RagParameters, seed: int) -> Workload:
     """Sized with the tokenizer that the simulated replicas use."""
     # Imported here so that `--help` need not wait for it.
     from tokenizers import Tokenizer
@@ -122,36 +117,13 @@ async def _run(
     policy: str, workload: Workload, parameters: FleetParameters, slo: Slo, display: Display
 ) -> PolicyReport:
     bar = display.begin(policy, workload.parameters.duration_s)
-    cpu, wall = _cpu_seconds(), time.monotonic()
-    async with local_fleet(policy, parameters) as fleet:
-        client = OpenLoopClient(fleet.url, fleet.model, workload)
-        records = await _attended(client, fleet, display.follow(bar, client))
-    cores_busy = (_cpu_seconds() - cpu) / (time.monotonic() - wall)
-    report = msgspec.structs.replace(summarise(records, slo, parameters.replicas), cores_busy=cores_busy)
+    with CpuMeter() as meter:
+        async with local_fleet(policy, parameters) as fleet:
+            client = OpenLoopClient(fleet.url, fleet.model, workload)
+            records = await attended(client, fleet, display.follow(bar, client))
+    report = msgspec.structs.replace(summarise(records, slo, parameters.replicas), cores_busy=meter.cores_busy)
     display.end(bar, policy, report)
     return report
-
-
-async def _attended(client: OpenLoopClient, fleet: Fleet, show: Coroutine[None, None, None]) -> list[Record]:
-    """Runs the client to its end; raises ChildFailed as soon as one of the fleet's processes ends before."""
-    failure: BaseException | None = None
-    try:
-        async with asyncio.TaskGroup() as group:
-            attendants = [group.create_task(fleet.children.watch()), group.create_task(show)]
-            await client.run()
-            for attendant in attendants:
-                attendant.cancel()
-    except* ChildFailed as failed:
-        failure = failed.exceptions[0]
-    if failure is not None:  # raised out here, it comes alone and not in a group
-        raise failure
-    return client.records
-
-
-def _cpu_seconds() -> float:
-    """Of this process and its children that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
 
 
 def _facts(workload: Workload, fleet: FleetParameters, slo: Slo) -> WorkloadReport:
@@ -190,18 +162,8 @@ def _conclude(console: Console, reports: dict[str, PolicyReport]) -> None:
         for other in reports:
             if other != SUBJECT:
                 console.print(verdict(reports, SUBJECT, other), highlight=False)
-    for warning in _warnings(reports):
+    for warning in machine_warnings(reports):
         console.print(f"[yellow]Beware:[/] {warning}", highlight=False)
     wrong = failures(reports)
     if wrong:
         raise click.ClickException("\n".join(wrong))
-
-
-def _warnings(reports: dict[str, PolicyReport]) -> Iterator[str]:
-    """Signs that times show this machine rather than the policies."""
-    cores = os.cpu_count() or 1
-    for policy, report in reports.items():
-        if (report.cores_busy or 0.0) > BUSY_SHARE * cores:
-            yield f"under {policy}, {report.cores_busy:.1f} of {cores} cores were busy; times show this machine too."
-        if (report.lag_p99_ms or 0.0) > LATE_MS:
-            yield f"under {policy}, the client itself was late by {report.lag_p99_ms:,.0f} ms (p99); run it again."

@@ -8,22 +8,48 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from typing import Any, Protocol
 
 import aiohttp
 import msgspec
 
 from loadgen.answer import Answer, stream_answer
 from loadgen.records import Record
-from loadgen.workloads import Session, Workload, conversation
+from loadgen.workloads import Session
 
 CONNECT_S = 5.0
+# A request's body is made up to this long before it is due: making many long ones at once would send them late.
+AHEAD_S = 1.0
+
+
+class Schedule(Protocol):
+    """What is asked and when, as plain data: the same whatever the server does, but for the answers it gave."""
+
+    @property
+    def path(self) -> str:
+        """Where requests go, below the server's origin."""
+        ...
+
+    @property
+    def duration_s(self) -> float: ...
+
+    @property
+    def sessions(self) -> Sequence[Session]:
+        """By rising start."""
+        ...
+
+    def ask(self, session: Session, answers: Sequence[str]) -> dict[str, Any]:
+        """The body of the turn that follows `answers`, without the fields that every request has."""
+        ...
 
 
 class OpenLoopClient:
-    """Runs one workload once against `base_url` (an origin, without /v1).
+    """Runs one schedule once against `base_url` (an origin, without /v1).
 
-    No request is sent after the workload's duration; answers still under way then have `drain_s` seconds, after which
+    Where several routers serve the same fleet, the others' origins are its `siblings`: requests go to each in turn.
+    No request is sent after the schedule's duration; answers still under way then have `drain_s` seconds, after which
     they are cut off and recorded as errors. A failed request ends its session, since a next turn would need its answer.
     `on_record` hears of every finished request.
     """
@@ -32,17 +58,17 @@ class OpenLoopClient:
         self,
         base_url: str,
         model: str,
-        workload: Workload,
+        schedule: Schedule,
         *,
+        siblings: Sequence[str] = (),
         drain_s: float = 8.0,
         on_record: Callable[[Record], None] | None = None,
     ) -> None:
         self.records: list[Record] = []
         self.in_flight = 0
-        self._url = f"{base_url}/v1/chat/completions"
+        self._urls = cycle([origin + schedule.path for origin in (base_url, *siblings)])
         self._model = model
-        self._workload = workload
-        self._stop_s = workload.parameters.duration_s
+        self._schedule = schedule
         self._drain_s = drain_s
         self._on_record = on_record
         self._origin = time.monotonic()
@@ -54,9 +80,9 @@ class OpenLoopClient:
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
             self._origin = time.monotonic()
             try:
-                async with asyncio.timeout(self._stop_s + self._drain_s), asyncio.TaskGroup() as sessions:
-                    for session_id, session in enumerate(self._workload.sessions):
-                        await self._until(session.start_s)
+                async with asyncio.timeout(self._schedule.duration_s + self._drain_s), asyncio.TaskGroup() as sessions:
+                    for session_id, session in enumerate(self._schedule.sessions):
+                        await self._until(session.start_s - AHEAD_S)
                         sessions.create_task(self._converse(http, session_id, session))
             except TimeoutError:
                 pass  # what was cut off has its record, with an error
@@ -74,42 +100,35 @@ class OpenLoopClient:
         due = session.start_s
         for turn in session.turns:
             due += turn.think_s
-            if due >= self._stop_s:
+            if due >= self._schedule.duration_s:
                 return
+            body = self._body(session, answers)
             await self._until(due)
-            answer = await self._ask(http, session_id, session, answers, due)
+            answer = await self._ask(http, session_id, session, len(answers), body, due)
             if answer.error is not None:
                 return
             answers.append(answer.text)
             due = self.now()
 
     async def _ask(
-        self, http: aiohttp.ClientSession, session_id: int, session: Session, answers: list[str], due: float
+        self, http: aiohttp.ClientSession, session_id: int, session: Session, turn: int, body: bytes, due: float
     ) -> Answer:
-        body = self._body(session, answers)
         answer = Answer()
         sent = self.now()
         self.in_flight += 1
         try:
-            await stream_answer(http, self._url, body, self.now, answer)
+            await stream_answer(http, next(self._urls), body, self.now, answer)
         except asyncio.CancelledError:
             answer.fail(f"not finished {self._drain_s:g} s after the last request was due, or interrupted")
             raise
         finally:
             self.in_flight -= 1
-            self._keep(_record(session_id, len(answers), session.document, due, sent, self.now(), answer))
+            self._keep(_record(session_id, turn, session.document, due, sent, self.now(), answer))
         return answer
 
     def _body(self, session: Session, answers: list[str]) -> bytes:
-        return msgspec.json.encode(
-            {
-                "model": self._model,
-                "messages": conversation(self._workload, session, answers),
-                "max_tokens": session.turns[len(answers)].max_tokens,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-        )
+        every = {"model": self._model, "stream": True, "stream_options": {"include_usage": True}}
+        return msgspec.json.encode(every | self._schedule.ask(session, answers))
 
     def _keep(self, record: Record) -> None:
         self.records.append(record)

@@ -1,4 +1,4 @@
-"""A whole small fleet on this machine: one router under a policy and simulated replicas that join it.
+"""A whole small fleet on this machine: one router or several under a policy, and simulated replicas that join them.
 
 Owns the command lines of our own processes and the order of their start. Must never import the router or a replica:
 they run as what a user would start.
@@ -6,33 +6,64 @@ they run as what a user would start.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from typing import Literal
 
 import msgspec
 
-from loadgen.processes import Children, free_ports
+from loadgen.processes import Child, ChildFailed, Children, free_ports
+from loadgen.redis_process import RedisServer
 
 START_S = 20.0
 # -P: whatever the current directory holds, it is not what `router` means.
 RADIXGATE = ("-P", "-m", "router.main")
 
+# How routers know what is cached where: each in its own memory from what replicas report to it, from one tree in Redis,
+# or each from nothing but what it routed itself.
+Truth = Literal["embedded", "redis", "private"]
+
 
 class FleetParameters(msgspec.Struct, frozen=True):
-    """`kv_tokens` is the KV capacity of each replica in tokens; `speedup` scales the simulated hardware's rates."""
+    """`kv_tokens` is the KV capacity of each replica in tokens; `speedup` scales the simulated hardware's rates.
+
+    `prefill_rate` is in prompt tokens a second before that; `max_model_len` in tokens, 0 for the replica's default.
+    """
 
     replicas: int = 4
     kv_tokens: int = 32_768
     speedup: float = 1.0
+    prefill_rate: float = 8000.0
+    max_model_len: int = 0
+
+
+class Routers(msgspec.Struct, frozen=True):
+    """How many there are, and how they know."""
+
+    count: int = 1
+    truth: Truth = "embedded"
+
+
+ONE_ROUTER = Routers()
 
 
 class Fleet(msgspec.Struct, frozen=True):
-    """A running fleet: `url` takes requests, `control` answers about the fleet, `model` is what the replicas serve."""
+    """A running fleet: each of `urls` takes requests, `controls` (parallel to them) answer about the fleet, `model` is
+    what the replicas serve."""
 
-    url: str
-    control: str
+    urls: tuple[str, ...]
+    controls: tuple[str, ...]
     model: str
     children: Children
+
+    @property
+    def url(self) -> str:
+        return self.urls[0]
+
+    @property
+    def control(self) -> str:
+        return self.controls[0]
 
 
 class _Readiness(msgspec.Struct):
@@ -48,30 +79,80 @@ class _Models(msgspec.Struct):
 
 
 @asynccontextmanager
-async def local_fleet(policy: str, parameters: FleetParameters) -> AsyncIterator[Fleet]:
-    """Up and ready inside the context, gone after it. Raises ChildFailed when a process dies or starts too slowly."""
-    data_port, control_port, *replica_ports = free_ports(2 + parameters.replicas)
-    url, control = f"http://127.0.0.1:{data_port}", f"http://127.0.0.1:{control_port}"
-    with Children() as children:
-        router = children.start("router", _router(policy, data_port, control_port))
-        await children.until_ready(router, f"{control}/healthz/live", START_S)
-        for index, port in enumerate(replica_ports):
-            children.start(f"r{index}", _replica(f"r{index}", port, control, parameters))
-        everyone = parameters.replicas
-        await children.until_ready(router, f"{control}/healthz/ready", START_S, lambda body: _up(body) == everyone)
-        models = await children.until_ready(router, f"{url}/v1/models", START_S, lambda body: bool(_model_ids(body)))
-        yield Fleet(url, control, _model_ids(models)[0], children)
+async def local_fleet(
+    policy: str, parameters: FleetParameters, routers: Routers = ONE_ROUTER, seed: int | None = None
+) -> AsyncIterator[Fleet]:
+    """Up and ready inside the context, gone after it. `seed` is that of the routers' random choices.
+
+    Raises ChildFailed when a process dies or starts too slowly, NoRedisServer where one is needed and there is none.
+    """
+    with ExitStack() as stack:
+        server = stack.enter_context(RedisServer()) if routers.truth == "redis" else None
+        redis = server.url if server is not None else None
+        children = stack.enter_context(Children())
+        flags = ["--policy", policy, *truth_flags(routers.truth, redis)]
+        started, urls, controls = await start_routers(children, routers.count, flags, seed)
+        homes = ["--report", redis] if redis else [part for control in controls for part in ("--join", control)]
+        for index, port in enumerate(free_ports(parameters.replicas)):
+            children.start(f"r{index}", _replica(f"r{index}", port, homes, parameters))
+        await until_up(children, started, controls, parameters.replicas)
+        models = [await _served(children, router, url) for router, url in zip(started, urls, strict=True)]
+        yield Fleet(urls, controls, models[0][0], children)
+        if server is not None:
+            _check(server)
 
 
-def _router(policy: str, data_port: int, control_port: int) -> list[str]:
-    listen, control = f"127.0.0.1:{data_port}", f"127.0.0.1:{control_port}"
-    return [*RADIXGATE, "serve", "--listen", listen, "--control", control, "--policy", policy]
+async def start_routers(
+    children: Children, count: int, flags: list[str], seed: int | None = None
+) -> tuple[list[Child], tuple[str, ...], tuple[str, ...]]:
+    """`count` routers with `flags`, alive: the processes, where they take requests, and their control addresses."""
+    ports = free_ports(2 * count)
+    listens, controls = [[f"127.0.0.1:{port}" for port in half] for half in (ports[:count], ports[count:])]
+    routers = []
+    for index, (listen, control) in enumerate(zip(listens, controls, strict=True)):
+        own = ["--seed", str(seed + index)] if seed is not None else []
+        name = "router" if count == 1 else f"router{index}"
+        routers.append(
+            children.start(name, [*RADIXGATE, "serve", "--listen", listen, "--control", control, *flags, *own])
+        )
+    for router, control in zip(routers, controls, strict=True):
+        await children.until_ready(router, f"http://{control}/healthz/live", START_S)
+    return routers, tuple(f"http://{listen}" for listen in listens), tuple(f"http://{control}" for control in controls)
 
 
-def _replica(name: str, port: int, control: str, parameters: FleetParameters) -> list[str]:
+async def until_up(children: Children, routers: list[Child], controls: tuple[str, ...], replicas: int) -> None:
+    """Until every router has `replicas` that are up."""
+    for router, control in zip(routers, controls, strict=True):
+        await children.until_ready(router, f"{control}/healthz/ready", START_S, lambda body: _up(body) == replicas)
+
+
+def _check(server: RedisServer) -> None:
+    """Routers do without a Redis that is gone, but then share nothing: raises ChildFailed."""
+    try:
+        socket.create_connection(("127.0.0.1", server.port), timeout=START_S).close()
+    except OSError as error:
+        raise ChildFailed(f"redis-server is gone ({error}). The end of its log:\n{server.log_tail()}") from None
+
+
+async def _served(children: Children, router: Child, url: str) -> list[str]:
+    return _model_ids(
+        await children.until_ready(router, f"{url}/v1/models", START_S, lambda body: bool(_model_ids(body)))
+    )
+
+
+def truth_flags(truth: Truth, redis: str | None) -> list[str]:
+    """For `serve`; `redis` is a URL where the truth is there."""
+    if truth == "redis" and redis is not None:
+        return ["--redis", redis]
+    return ["--private"] if truth == "private" else []
+
+
+def _replica(name: str, port: int, homes: list[str], parameters: FleetParameters) -> list[str]:
     command = [*RADIXGATE, "replica", "--model", "simulated", "--listen", f"127.0.0.1:{port}", "--name", name]
     sizes = ["--kv-tokens", str(parameters.kv_tokens), "--speedup", f"{parameters.speedup:g}"]
-    return [*command, *sizes, "--join", control]
+    if parameters.max_model_len:
+        sizes += ["--max-model-len", str(parameters.max_model_len)]
+    return [*command, *sizes, "--prefill-rate", f"{parameters.prefill_rate:g}", *homes]
 
 
 def _up(body: bytes) -> int:

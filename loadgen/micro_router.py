@@ -22,6 +22,7 @@ from router.outbox import Outbox
 from router.readers import PromptReaders
 from router.residency import Residency
 from router.telemetry import Telemetry
+from router.truth import LocalTruth
 from router.upstream import ConnectionPool, UpstreamConnection
 from scoring.policies import make_policy
 
@@ -57,7 +58,7 @@ class Desk:
         self.fleet = Fleet()
         self.outbox = Outbox(lambda flush: None)
         telemetry = Telemetry()
-        residency = Residency(self.fleet, memory_blocks=16_000, memory_ttl_s=900.0)
+        residency = Residency(self.fleet, LocalTruth(self.fleet), memory_blocks=16_000, memory_ttl_s=900.0)
         gateway = Gateway(
             self.fleet,
             Decider(make_policy(policy, random.Random(1)), residency, telemetry),

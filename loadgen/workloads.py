@@ -11,7 +11,7 @@ import re
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -71,7 +71,7 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """One reader with one document (an index into the workload's documents) open."""
+    """One reader with one document (an index into what the schedule has of them) open."""
 
     start_s: float
     document: int
@@ -79,13 +79,26 @@ class Session(msgspec.Struct, frozen=True):
 
 
 class Workload(msgspec.Struct, frozen=True):
-    """Documents by falling popularity, and sessions by rising start."""
+    """Documents by falling popularity, and sessions by rising start. A Schedule for the client: its turns are chats."""
 
     seed: int
     parameters: RagParameters
     system: str
     documents: tuple[Document, ...]
     sessions: tuple[Session, ...]
+
+    @property
+    def path(self) -> str:
+        return "/v1/chat/completions"
+
+    @property
+    def duration_s(self) -> float:
+        return self.parameters.duration_s
+
+    def ask(self, session: Session, answers: Sequence[str]) -> dict[str, Any]:
+        """The turn after `answers`."""
+        messages = conversation(self, session, answers)
+        return {"messages": messages, "max_tokens": session.turns[len(answers)].max_tokens}
 
 
 def estimate_tokens(text: str) -> int:

@@ -247,10 +247,13 @@ class Gossip:
         full, asks = self._refresh_due, self._asks
         self._refresh_due = self._asks = False
         updates = deque(self._shared.updates(full=full))
-        while updates or (self._prompts and self.speaking):
+        prompts = len(self._prompts)  # those that come meanwhile go with fresher totals
+        while updates or (prompts > 0 and self._prompts and self.speaking):
             update = updates.popleft() if updates else self._nothing()
             room = MAX_MESSAGE_BYTES - len(update.totals) * ENTRY_BYTES
+            before = len(self._prompts)
             routed = tuple(self._prompts.take(room, self._shared.epoch)) if self.speaking else ()
+            prompts -= before - len(self._prompts)
             yield Message(update, routed, asks)
             asks = False
 
