@@ -138,3 +138,5 @@ def _decode(data: bytes, kind: type[Message]) -> Message:
 def _check(event: Event) -> None:
     if not isinstance(event, AllBlocksCleared) and len(event.packed) % KEY_BYTES:
         raise msgspec.DecodeError(f"block keys must be packed as {KEY_BYTES} bytes each, got {len(event.packed)} bytes")
+    if isinstance(event, BlockStored) and event.parent is not None and event.parent < 0:
+        raise msgspec.DecodeError(f"a parent is a key of 64 bits, not {event.parent}")

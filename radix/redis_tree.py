@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
+from secrets import token_hex
 from typing import Any
 
 import msgspec
@@ -117,13 +118,14 @@ class RedisTree:
         """
         about = (snapshot.replica, snapshot.epoch, snapshot.seq)
         parts = [_packed(part)[1] for part in _parts(snapshot.stored)]
-        slot = await self._run(_Scripts.RESTORE_BEGIN, *about)
+        token = token_hex(8)
+        slot = await self._run(_Scripts.RESTORE_BEGIN, *about, token)
         if slot in OUTCOMES:
             return OUTCOMES[slot]
         for part in parts:
-            if not await self._run(_Scripts.RESTORE_PART, slot, part):
+            if not await self._run(_Scripts.RESTORE_PART, slot, token, part):
                 return Outcome.UNKNOWN
-        return OUTCOMES[await self._run(_Scripts.RESTORE_COMMIT, *about, slot)]
+        return OUTCOMES[await self._run(_Scripts.RESTORE_COMMIT, *about, slot, token)]
 
     # What routers do for all
 

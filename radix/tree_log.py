@@ -151,23 +151,28 @@ class Entry:
 def decode_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
     """Raises ValueError for what no script of this version wrote."""
     try:
-        return Entry(entry_id, fields[b"a"], _change(fields[b"h"].decode().split(" "), fields[b"e"]))
-    except (KeyError, IndexError, UnicodeDecodeError) as error:
+        return Entry(entry_id, fields[b"a"], _change(fields[b"h"].decode(), fields[b"e"]))
+    except (KeyError, UnicodeDecodeError) as error:
         raise ValueError(f"log entry {entry_id!r} is malformed: {error!r}") from None
 
 
-def _change(head: list[str], body: bytes) -> Change:
-    match head[0]:
+def _change(head: str, body: bytes) -> Change:
+    """A head is the kind, numbers, and at last a name, which may hold blanks."""
+    kind, _, rest = head.partition(" ")
+    match kind:
         case "batch":
-            return Reported(head[4], int(head[1]), int(head[2]), int(head[3]), body)
+            slot, epoch, seq, name = rest.split(" ", 3)
+            return Reported(name, int(slot), int(epoch), int(seq), body)
         case "part":
-            return Gathered(int(head[1]), body)
+            return Gathered(int(rest), body)
         case "join":
             return Joined(msgspec.json.decode(body, type=Registration))
         case "slot":
-            return Restored(head[4], int(head[1]), int(head[2]), int(head[3]))
+            slot, epoch, seq, name = rest.split(" ", 3)
+            return Restored(name, int(slot), int(epoch), int(seq))
         case "leave":
-            return Left(head[2], int(head[1]), body.decode())
+            epoch, name = rest.split(" ", 1)
+            return Left(name, int(epoch), body.decode())
         case "free":
-            return Freed(int(head[1]))
-    raise ValueError(f"a log entry of unknown kind {head[0]!r}: a newer version writes to this namespace")
+            return Freed(int(rest))
+    raise ValueError(f"a log entry of unknown kind {kind!r}: a newer version writes to this namespace")

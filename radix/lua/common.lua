@@ -12,7 +12,7 @@ local META = PREFIX .. ':meta'        -- hash: last (id of the newest log entry)
 local LOG = PREFIX .. ':log'          -- stream: every change, in order
 local LEASES = PREFIX .. ':leases'    -- sorted set: replica -> Redis time in ms at which its lease ends
 local SLOTS = PREFIX .. ':slots'      -- hash: slot in use -> replica
-local PENDING = PREFIX .. ':pending'  -- hash: slot of a restore under way -> Redis time in ms at which it is given up
+local PENDING = PREFIX .. ':pending'  -- hash: slot of a restore under way -> its token, and the Redis time in ms at which it is given up
 local RETIRED = PREFIX .. ':retired'  -- hash: slot that nodes may still name -> meta.swept when it was retired
 local FREE = PREFIX .. ':free'        -- list: slots that no node names any more
 
@@ -71,6 +71,16 @@ local function retire_slot(slot)
     call('HDEL', PENDING, slot)
     call('HSET', RETIRED, slot, call('HGET', META, 'swept') or '0')
   end
+end
+
+-- A restore under way is known by its slot and a token, for a wiped Redis counts its slots anew.
+local function is_pending(slot, token)
+  local pending = call('HGET', PENDING, slot)
+  return pending and string.match(pending, '^%S+') == token
+end
+
+local function keep_pending(slot, token)
+  call('HSET', PENDING, slot, token .. ' ' .. (now_ms() + RESTORE_MS))
 end
 
 local NO_SLOT = redis.error_reply('RADIXGATE every slot is in use; is a router running that sweeps?')

@@ -13,7 +13,7 @@ for _, name in ipairs(late) do
 end
 local pending = call('HGETALL', PENDING)
 for at = 1, #pending, 2 do
-  if tonumber(pending[at + 1]) < now then
+  if tonumber(string.match(pending[at + 1], '%d+$')) < now then
     retire_slot(pending[at])
   end
 end

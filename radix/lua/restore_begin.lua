@@ -1,5 +1,5 @@
 -- A replica's whole block list begins to arrive. It gathers under a slot of its own, invisible until it is committed.
--- ARGV: name, epoch, seq. Returns the slot, or the outcome when there is nothing to be done.
+-- ARGV: name, epoch, seq, a token of this restore's own. Returns the slot, or the outcome when there is nothing to be done.
 
 local name, epoch, seq = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local known = call('HMGET', record_of(name), 'epoch', 'next')
@@ -14,5 +14,5 @@ local slot = take_slot(name)
 if not slot then
   return NO_SLOT
 end
-call('HSET', PENDING, slot, now_ms() + RESTORE_MS)
+keep_pending(slot, ARGV[4])
 return slot

@@ -1,8 +1,8 @@
 -- The block list is whole: from here on it is what the replica holds, just before batch seq.
--- ARGV: name, epoch, seq, slot. Returns the outcome.
+-- ARGV: name, epoch, seq, slot, token. Returns the outcome.
 
 local name, epoch, seq, slot = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-if call('HEXISTS', PENDING, slot) == 0 then
+if not is_pending(slot, ARGV[5]) then
   return 'unknown'
 end
 local record = record_of(name)

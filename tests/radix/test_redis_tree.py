@@ -27,8 +27,9 @@ from radix.feed import Outcome
 from radix.index import PrefixIndex
 from radix.mirror import Mirror
 from radix.redis_link import open_link
-from radix.redis_tree import BUCKETS, RESTORE, Applied, RedisTree, Superseded
+from radix.redis_tree import BUCKETS, RESTORE, Applied, RedisTree, Superseded, _Scripts
 from radix.tasks import end_tasks
+from radix.tree_log import pack_events
 from tests.redis_server import RedisServer
 
 NAMESPACES = count()
@@ -143,6 +144,34 @@ async def test_a_doubted_incarnation_must_hand_in_its_block_list_first(server: R
         assert await tree.residency("r") == (RESTORE, {1})  # until then, what was known
         assert await tree.restore(Snapshot("r", 1, 7, (stored(1, 3),))) is Outcome.APPLIED
         assert await tree.residency("r") == (7, {1, 3})
+
+
+async def test_a_restore_that_a_wipe_cut_in_two_touches_nobody_else(server: RedisServer) -> None:
+    """A wiped Redis counts its slots anew, so another restore may have the same slot."""
+    async with empty_tree(server) as tree:
+        await tree.register(account("a", 1))
+        slot = await tree._run(_Scripts.RESTORE_BEGIN, "a", 1, 0, "token-of-a")
+        client = tree.link.client
+        for key in [key async for key in client.scan_iter(f"{tree.prefix}*")]:
+            await client.delete(key)
+        await tree.register(account("b", 1))
+        assert await tree._run(_Scripts.RESTORE_BEGIN, "b", 1, 0, "token-of-b") == slot
+        assert not await tree._run(_Scripts.RESTORE_PART, slot, "token-of-a", pack_events([stored(1)])[1])
+        assert await tree._run(_Scripts.RESTORE_COMMIT, "a", 1, 0, slot, "token-of-a") == b"unknown"
+        assert await tree._run(_Scripts.RESTORE_COMMIT, "b", 1, 0, slot, "token-of-b") == b"applied"
+        assert await tree.residency("b") == (0, set())
+
+
+async def test_names_may_hold_anything(server: RedisServer) -> None:
+    name = "two words {tag} 1 2 3"
+    async with empty_tree(server) as tree, mirror_of(tree) as mirror:
+        await joined(tree, name, 1, stored(1))
+        await tree.apply(EventBatch(name, 1, 0, (stored(2, parent=1),)))
+        await in_step(mirror, tree)
+        assert held(mirror, name) == {1, 2}
+        await tree.leave(name, 1)
+        await in_step(mirror, tree)
+        assert not mirror.members
 
 
 async def test_keys_and_parents_use_all_64_bits(server: RedisServer) -> None:
