@@ -136,9 +136,12 @@ class RedisTree:
         """
         return bool(await self._run(_Scripts.DOUBT, name, epoch))
 
-    async def expire(self) -> list[str]:
-        """End the incarnations whose lease ran out; their names."""
-        return [name.decode() for name in await self._run(_Scripts.EXPIRE)]
+    async def expire(self, grace_s: float) -> list[str]:
+        """End the incarnations whose lease ran out; their names. To be called at least once a second.
+
+        If nobody did for two seconds, because Redis stood still or was away, the living get `grace_s` to renew theirs.
+        """
+        return [name.decode() for name in await self._run(_Scripts.EXPIRE, int(grace_s * 1000))]
 
     async def sweep(self, buckets: int) -> bool:
         """A slice of lazy work: free what void slots held in so many of the 65,536 buckets, fewer if they are full.

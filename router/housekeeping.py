@@ -53,11 +53,8 @@ class Housekeeper:
 
     async def _round(self) -> None:
         until = self._clock() + ROUND_S
-        if self._may_expire():
-            for name in await self._tree.expire():
-                log.warning("replica %s did not renew its lease", name)
-        else:
-            await self._tree.last()
+        for name in await self._tree.expire(self._grace_s()):
+            log.warning("replica %s did not renew its lease", name)
         self.answers = True
         more = True
         while more and self._clock() < until:
@@ -66,8 +63,7 @@ class Housekeeper:
         self._complained = False
         await asyncio.sleep(max(until - self._clock(), 0))
 
-    def _may_expire(self) -> bool:
-        """Whether every replica that lives has had the time to renew its lease since Redis came back."""
+    def _grace_s(self) -> float:
+        """In which every replica that lives renews its lease, once Redis is back."""
         longest = max((member.registration.lease_s for member in self._mirror.members.values()), default=0.0)
-        grace_s = max(GRACE_LEASES * longest, SHORTEST_GRACE_S)
-        return self._mirror.current and self._clock() - self._mirror.current_since >= grace_s
+        return max(GRACE_LEASES * longest, SHORTEST_GRACE_S)

@@ -8,7 +8,7 @@
 local call, sub, find = redis.call, string.sub, string.find -- a local is found much quicker than a global's field
 
 local PREFIX = KEYS[1]
-local META = PREFIX .. ':meta'        -- hash: last (id of the newest log entry), bytes (ever logged), slots (ever made), swept (buckets, ever)
+local META = PREFIX .. ':meta'        -- hash: last (id of the newest log entry), bytes (ever logged), slots (ever made), swept (buckets, ever), watched and mercy (see expire.lua)
 local LOG = PREFIX .. ':log'          -- stream: every change, in order
 local LEASES = PREFIX .. ':leases'    -- sorted set: replica -> Redis time in ms at which its lease ends
 local SLOTS = PREFIX .. ':slots'      -- hash: slot in use -> replica
@@ -19,6 +19,7 @@ local FREE = PREFIX .. ':free'        -- list: slots that no node names any more
 local BUCKETS = 65536
 local MOST_SLOTS = 65535
 local RESTORE_MS = 30000
+local UNWATCHED_MS = 2000
 
 local function record_of(name)
   return PREFIX .. ':replica:' .. name

@@ -192,13 +192,26 @@ async def test_a_lease_that_runs_out_ends_the_incarnation(server: RedisServer) -
         await tree.register(account("punctual", 1))
         async with mirror_of(tree) as mirror:
             deadline = time.monotonic() + WAIT_S
-            while not (ended := await tree.expire()):
+            while not (ended := await tree.expire(0)):
                 assert time.monotonic() < deadline
             assert ended == ["late"]
             assert await tree.residency("late") is None
             await in_step(mirror, tree)
             assert list(mirror.members) == ["punctual"]
             assert await tree.register(account("late", 1)) == RESTORE  # it lives after all
+
+
+async def test_nobody_loses_a_lease_because_redis_stood_still(server: RedisServer) -> None:
+    """The call that waited in a stopped Redis is the first to run when it goes on."""
+    async with empty_tree(server) as tree:
+        await tree.expire(60)
+        await tree.register(account("r", 1, lease_s=0.001))
+        client = tree.link.client
+        await client.hset(f"{tree.prefix}:meta", mapping={"mercy": "0", "watched": str(int(time.time() * 1000) - 2500)})
+        assert await tree.expire(60) == []
+        assert await tree.expire(60) == []
+        await client.hset(f"{tree.prefix}:meta", "mercy", "0")  # the time of grace has passed
+        assert await tree.expire(60) == ["r"]
 
 
 async def test_sweeping_frees_what_void_generations_held(server: RedisServer) -> None:
