@@ -11,7 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from radix.events import Registration
 from radix.index import PrefixIndex
 from radix.redis_tree import RESTORE, Incarnation
-from radix.tree_log import Change, Freed, Gathered, Joined, Left, Reported, Restored, apply_events
+from radix.tree_log import Change, Freed, Gathered, Joined, Left, Reported, Restored, Unknown, apply_events
+
+# How long a member that Redis does not know is kept, in leases, and at least, in seconds.
+GRACE_LEASES = 1.3
+SHORTEST_GRACE_S = 5.0
 
 
 class Unexplained(Exception):
@@ -62,14 +66,15 @@ class Members:
                 return apply_events(self.index, self._rid(change.slot), change.events)
             case Joined():
                 self._join(change.said)
-            case Restored():
-                member = self._known(change.name, change.epoch)
+            case Restored() if (member := self._known(change.name, change.epoch)) is not None:
                 self._move(member, change.slot)
                 member.next_seq = change.seq
-            case Left():
-                self._remove(self._known(change.name, change.epoch))
+            case Left() if (member := self._known(change.name, change.epoch)) is not None:
+                self._remove(member)
             case Freed():
                 self._release(change.slot)
+            case Unknown():
+                raise ValueError(f"a log entry of the kind {change.kind!r}, which this version does not know")
         return 0
 
     def replace(self, incarnations: Iterable[Incarnation], rids: Mapping[int, int], now: float) -> None:
@@ -84,15 +89,23 @@ class Members:
         self._rids = dict(rids)
         self.by_name = {}
         for found in incarnations:
-            known = before.pop(found.said.name, None)
-            member = self._adopt(found, known)
-            self.by_name[member.name] = member
+            known = before.get(found.said.name)
+            if known is None or known.epoch <= found.said.epoch:  # else Redis is back with an older memory
+                before.pop(found.said.name, None)
+                self.by_name[found.said.name] = self._adopt(found, known)
         for member in before.values():
             member.slot = 0
-            member.missing_until = now + member.registration.lease_s
+            if member.missing_until is None:
+                member.missing_until = now + max(GRACE_LEASES * member.registration.lease_s, SHORTEST_GRACE_S)
             self.by_name[member.name] = member
         for member in list(self.by_name.values()):
             self._notify(member)
+
+    def put_off(self, seconds: float) -> None:
+        """For so long nobody could be heard of: those who are missing get as much more time."""
+        for member in self.by_name.values():
+            if member.missing_until is not None:
+                member.missing_until += seconds
 
     def drop_missing(self, now: float) -> None:
         """Let go of those that nobody has heard of for too long."""
@@ -116,6 +129,8 @@ class Members:
 
     def _join(self, said: Registration) -> None:
         member = self.by_name.get(said.name)
+        if member is not None and member.epoch > said.epoch:
+            return
         if member is not None and member.epoch == said.epoch:
             member.registration = said
             member.missing_until = None
@@ -127,6 +142,8 @@ class Members:
 
     def _report(self, change: Reported) -> int:
         member = self._known(change.name, change.epoch)
+        if member is None:
+            return 0
         self._move(member, change.slot)
         member.next_seq = change.seq + 1
         return apply_events(self.index, member.rid, change.events)
@@ -158,8 +175,11 @@ class Members:
             rid = self._rids[slot] = self.index.add_replica()
         return rid
 
-    def _known(self, name: str, epoch: int) -> Member:
+    def _known(self, name: str, epoch: int) -> Member | None:
+        """None for an incarnation older than the one that is known, as Redis may speak of after it lost its memory."""
         member = self.by_name.get(name)
+        if member is not None and member.epoch > epoch:
+            return None
         if member is None or member.epoch != epoch:
             raise Unexplained(f"the log speaks of incarnation {epoch} of {name!r}, which never joined")
         return member

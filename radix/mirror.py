@@ -9,7 +9,7 @@ that position on it follows the log; every entry sets something to what it is, s
 does no harm. Each entry names the one before it: when that is not the entry read last, something was missed (the log is
 bounded) or Redis has another past (it was wiped, or restored from a backup), and the mirror begins anew.
 
-A member that Redis does not know after such a beginning is kept for as long as its lease would have lasted: a wiped
+A member that Redis does not know after such a beginning is kept for a while in which Redis can be reached: a wiped
 Redis learns of it again from the replica itself.
 """
 
@@ -19,6 +19,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+
+from redis.exceptions import RedisError
 
 from radix.chains import Pairs
 from radix.index import PrefixIndex
@@ -60,7 +62,7 @@ class Mirror:
         self._members = Members(index)
         self._position: bytes | None = None
         self._skew_s = 0.0  # this machine's clock less that of Redis
-        self._told_away = False
+        self._away_since: float | None = None
 
     @property
     def members(self) -> dict[str, Member]:
@@ -87,11 +89,13 @@ class Mirror:
                 self._lost()
             except UNAVAILABLE as error:
                 self._away(error)
+            except RedisError as error:  # such as missing rights: for a person to mend
+                self._away(error)
             except Exception:
                 log.exception("the mirror stumbled; reading the tree anew")
                 self._lost()
+                pause = PAUSE_S[1]
             self.current = False
-            self._members.drop_missing(self._clock())
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSE_S[1])
 
@@ -144,7 +148,8 @@ class Mirror:
             self.lag_s = max(time.time() - self._skew_s - entries[-1].at, 0.0)
         else:
             await self._check_past()
-        self._members.drop_missing(self._clock())
+        if self.current:
+            self._members.drop_missing(self._clock())
         return len(entries) == READ_ENTRIES
 
     def _take(self, entry: Entry) -> None:
@@ -154,7 +159,9 @@ class Mirror:
         self.batches += 1
         try:
             self._members.apply(entry.change)
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError) as error:
+            if not self.malformed:
+                log.warning("a change in the log of %s cannot be followed: %s", self._tree.link.shown, error)
             self.malformed += 1
 
     async def _check_past(self) -> None:
@@ -166,13 +173,15 @@ class Mirror:
     def _in_step(self) -> None:
         self.current = True
         self.current_since = self._clock()
-        self._told_away = False
+        if self._away_since is not None:
+            self._members.put_off(self.current_since - self._away_since)
+            self._away_since = None
         log.info("in step with Redis at %s: %d members", self._tree.link.shown, len(self.members))
 
     def _away(self, error: BaseException) -> None:
-        if not self._told_away:
+        if self._away_since is None:
+            self._away_since = self._clock()
             log.warning("no Redis at %s, going on from memory: %s", self._tree.link.shown, explain(error))
-        self._told_away = True
 
     def _lost(self) -> None:
         self._position = None

@@ -117,15 +117,16 @@ class RedisTree:
         key is outside 64 bits.
         """
         about = (snapshot.replica, snapshot.epoch, snapshot.seq)
-        parts = [_packed(part)[1] for part in _parts(snapshot.stored)]
         token = token_hex(8)
         slot = await self._run(_Scripts.RESTORE_BEGIN, *about, token)
         if slot in OUTCOMES:
             return OUTCOMES[slot]
-        for part in parts:
-            if not await self._run(_Scripts.RESTORE_PART, slot, token, part):
+        parts = 0
+        for part in _parts(snapshot.stored):
+            if not await self._run(_Scripts.RESTORE_PART, slot, token, parts, _packed(part)[1]):
                 return Outcome.UNKNOWN
-        return OUTCOMES[await self._run(_Scripts.RESTORE_COMMIT, *about, slot, token)]
+            parts += 1
+        return OUTCOMES[await self._run(_Scripts.RESTORE_COMMIT, *about, slot, token, parts)]
 
     # What routers do for all
 
@@ -156,7 +157,7 @@ class RedisTree:
         last, (seconds, micros), members = await self._run(_Scripts.OPEN)
         incarnations = [
             Incarnation(msgspec.json.decode(said, type=Registration), int(slot), int(due))
-            for slot, due, said in members
+            for slot, due, said, _ in members
         ]
         return last, int(seconds) + int(micros) / 1e6, incarnations
 
@@ -191,7 +192,7 @@ class RedisTree:
     async def read_log(self, after: bytes, count: int, block_ms: int | None = None) -> list[Entry]:
         """Up to `count` entries after that id, waiting up to `block_ms` for the first.
 
-        Raises ValueError for one that no script of this version wrote.
+        Raises ValueError for one that no script wrote.
         """
         log = self.prefix + ":log"
         found: Any = await self.link.client.xread({log: after}, count=count, block=block_ms)
@@ -218,7 +219,9 @@ class RedisTree:
         return next((member for member in members if member.said.name == name), None)
 
     async def _run(self, name: _Scripts, *args: str | bytes | int) -> Any:
-        return await run_script(self.link.client, self._scripts[name], [self.prefix], args)
+        # The first key never exists, the second does: so a cluster that moves them refuses, and the tree is not forked.
+        keys = [self.prefix, f"{self.prefix}:meta"]
+        return await run_script(self.link.client, self._scripts[name], keys, args)
 
 
 def _packed(events: Sequence[Any]) -> tuple[bool, bytes]:
@@ -233,11 +236,12 @@ def _parts(stored: Sequence[BlockStored]) -> Iterator[list[BlockStored]]:
     part: list[BlockStored] = []
     room = PART_BLOCKS
     for event in stored:
-        parent, packed = event.parent, event.packed
-        while packed:
-            piece, packed = packed[: 8 * room], packed[8 * room :]
+        parent, at = event.parent, 0
+        while at < len(event.packed):
+            piece = event.packed[at : at + 8 * room]
             part.append(BlockStored(parent, piece))
             parent = unpack_keys(piece[-8:])[0]
+            at += len(piece)
             room -= len(piece) // 8
             if room <= 0:
                 yield part

@@ -34,11 +34,13 @@ MARK = struct.Struct("<H")
 
 def pack_events(events: Iterable[Event]) -> tuple[bool, bytes]:
     """Whether all blocks were cleared first, and the events from there on. Raises OverflowError for a parent outside 64
-    bits.
+    bits, ValueError for what is not whole keys.
     """
     cleared = False
     parts: list[bytes] = []
     for event in events:
+        if not isinstance(event, AllBlocksCleared) and len(event.packed) % KEY_BYTES:
+            raise ValueError(f"{len(event.packed)} bytes are not whole block keys")
         match event:
             case BlockStored(parent, packed):
                 count = COUNT.pack(len(packed) // KEY_BYTES)
@@ -130,7 +132,14 @@ class Freed:
     slot: int
 
 
-Change = Joined | Reported | Gathered | Restored | Left | Freed
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A newer version writes to this namespace."""
+
+    kind: str
+
+
+Change = Joined | Reported | Gathered | Restored | Left | Freed | Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +158,7 @@ class Entry:
 
 
 def decode_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
-    """Raises ValueError for what no script of this version wrote."""
+    """Raises ValueError for what no script wrote."""
     try:
         return Entry(entry_id, fields[b"a"], _change(fields[b"h"].decode(), fields[b"e"]))
     except (KeyError, UnicodeDecodeError) as error:
@@ -175,4 +184,4 @@ def _change(head: str, body: bytes) -> Change:
             return Left(name, int(epoch), body.decode())
         case "free":
             return Freed(int(rest))
-    raise ValueError(f"a log entry of unknown kind {kind!r}: a newer version writes to this namespace")
+    return Unknown(kind)

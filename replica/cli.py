@@ -85,11 +85,12 @@ TIME = click.FloatRange(min=0)
 )
 @click.option(
     "--report",
+    envvar="RADIXGATE_REDIS",
     metavar="URL",
     multiple=True,
     callback=_redis_urls,
     help="Redis to report to, such as redis://127.0.0.1:6379/0?namespace=prod, beside or instead of --join; repeat for "
-    "each.",
+    "each.  [or $RADIXGATE_REDIS]",
 )
 @click.option(
     "--advertise", metavar="URL", default="", callback=_url, help="Where routers reach it.  [default: --listen]"

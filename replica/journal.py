@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from radix.events import AllBlocksCleared, BlockRemoved, BlockStored, Event, EventBatch, Snapshot, pack_keys
 
 # A batch of this many events or block keys is closed even when nobody asks for it: it bounds one message to a router.
-BATCH_WEIGHT = 16_384
+BATCH_WEIGHT = 1024
 
 
 class EventLog:

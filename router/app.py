@@ -59,6 +59,7 @@ class Router:
         self._config = config
         self._stack = AsyncExitStack()
         self._connections: set[Downstream] = set()
+        self._tls: ssl.SSLContext | None = None
         self._gateway: Gateway
         self._control: ControlPlane
         self._outbox: Outbox
@@ -230,7 +231,9 @@ class Router:
                 raise ConfigError(f"--replica: {error}") from None
 
     def _make_replica(self, name: str, address: Address) -> Replica:
-        tls = ssl.create_default_context() if address.tls else None
+        if address.tls and self._tls is None:
+            self._tls = ssl.create_default_context()  # loads all the authorities' certificates
+        tls = self._tls if address.tls else None
         pool = ConnectionPool(
             address.host, address.port, tls, self._outbox, connect_timeout_s=self._config.connect_timeout
         )

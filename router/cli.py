@@ -60,15 +60,17 @@ from scoring.policies import POLICIES
 @click.option(
     "--redis",
     metavar="URL",
+    envvar="RADIXGATE_REDIS",
     help="One tree and one load ledger for any number of routers: redis://, rediss:// (TLS), "
-    "redis+sentinel://HOST:PORT,…/SERVICE or redis+cluster://HOST:PORT,…; ?namespace=NAME keeps fleets apart.",
+    "redis+sentinel://HOST:PORT,…/SERVICE or redis+cluster://HOST:PORT,…; ?namespace=NAME keeps fleets apart.  [or $RADIXGATE_REDIS]",
 )
 @click.option(
     "--workers",
     type=int,
     metavar="N",
     help="Router processes on the one data port; more than one need --redis. Worker k (from 0) has the control port "
-    "of --control + k. Each counts for itself: give Prometheus all of them as targets, and sum over them.  [1]",
+    "of --control + k. Each counts for itself: give Prometheus all of them as targets; sum counters, and take the "
+    "maximum of gauges.  [1]",
 )
 @click.option(
     "--private",

@@ -19,6 +19,8 @@ from scoring.decision import Query, Receipt
 from scoring.ledger import Booking
 from scoring.policies import Policy
 
+# Of a prompt with exact keys, others are told what is new, but no more than shows them a sibling: reports follow.
+NEWS_BLOCKS = 128
 RECEIPTS_KEPT = 1024  # about a megabyte: more would push the hot path out of the processor's caches
 
 
@@ -92,12 +94,12 @@ class Decider:
         )
         booking = chosen.load.book(tokens, tokens - overlap)
         self._residency.routed(chosen, keys, exact, now)
-        if self.on_routed is not None:
-            self.on_routed(chosen.name, exact, keys)
+        kept = blocks[choice.index]
+        if self.on_routed is not None and not (exact and kept == len(keys)):
+            self.on_routed(chosen.name, exact, keys[: kept + NEWS_BLOCKS] if exact else keys)
         telemetry = self._telemetry
         telemetry.routed[chosen.name] += 1
         telemetry.prompt_tokens += tokens
         telemetry.overlap_tokens += overlap
         self.receipts.append(receipt)
-        kept = blocks[choice.index]
         return Decision(chosen, booking, receipt, self._residency, keys, exact, kept)

@@ -90,7 +90,7 @@ class Fleet:
     def __init__(self) -> None:
         self._replicas: dict[str, Replica] = {}
         self._listeners: list[Callable[[Replica], None]] = []
-        self.table = ModelTable(())
+        self._table: ModelTable | None = None
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._replicas.values())
@@ -148,7 +148,15 @@ class Fleet:
             self.rebuild()
 
     def rebuild(self) -> None:
-        self.table = ModelTable(self._replicas.values())
+        """The table of models is made anew when it is next needed, however many changes come before that."""
+        self._table = None
+
+    @property
+    def table(self) -> ModelTable:
+        """Which replicas serve which model."""
+        if self._table is None:
+            self._table = ModelTable(self._replicas.values())
+        return self._table
 
     def up(self) -> list[Replica]:
         return [replica for replica in self if replica.state is State.UP]

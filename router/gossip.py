@@ -28,9 +28,9 @@ log = logging.getLogger("radixgate.gossip")
 FLEET_SPACING_S = 0.001  # routers send each other one message in this time, all together: each must read them all
 RETRY_S = 0.2
 GOODBYE_S = 1.0
-MAX_MESSAGE_BYTES = 1 << 18
+MAX_MESSAGE_BYTES = 1 << 14  # a router takes one in a turn of its event loop
 MAX_KEYS = MAX_MESSAGE_BYTES // KEY_BYTES  # of one prompt; of a longer one, the start is told
-MAX_WAITING_KEYS = 1 << 20  # of prompts that are not told yet, some 40 MB
+MAX_WAITING_KEYS = 1 << 16  # of prompts that are not told yet: after an outage, nobody needs them all
 ENTRY_BYTES = 256  # no entry of a message is larger, its keys aside
 
 HEAR = "hear the other routers"

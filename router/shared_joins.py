@@ -57,6 +57,7 @@ class SharedJoins:
         self._inlets: dict[str, Inlet] = {}  # by name
         self._resyncs: dict[Replica, asyncio.Task[None]] = {}
         self._stopping: set[asyncio.Task[None]] = set()
+        self._unclaimed_since: dict[Replica, float] = {}
         self._refused: set[str] = set()  # members of the tree that cannot be members here
         mirror.subscribe(self._on_member)
 
@@ -117,6 +118,23 @@ class SharedJoins:
             if not self._lives_in_tree(said):
                 log.warning("replica %s did not renew its lease", said.name)
                 self._roster.dismiss(replica, "its lease ran out")
+        self._dismiss_unclaimed(now)
+
+    def _dismiss_unclaimed(self, now: float) -> None:
+        """Whoever has had neither claim for the time of a lease, as when Redis came back with an older memory."""
+        since, self._unclaimed_since = self._unclaimed_since, {}
+        for replica in [replica for replica in self._fleet if replica.joined]:
+            said = replica.registration
+            if said is None or self._reports_here(said) or self._lives_in_tree(said):
+                continue
+            began = self._unclaimed_since[replica] = since.get(replica, now)
+            if now - began > said.lease_s:
+                log.warning("replica %s is known neither to Redis nor here any more", replica.name)
+                self._roster.dismiss(replica, "nobody knows it any more")
+
+    def _reports_here(self, said: Registration) -> bool:
+        inlet = self._inlets.get(said.name)
+        return inlet is not None and inlet.said.epoch == said.epoch
 
     async def close(self) -> None:
         for inlet in list(self._inlets.values()):
@@ -167,6 +185,8 @@ class SharedJoins:
             if refusal.code != "superseded" and said.name not in self._refused:
                 self._refused.add(said.name)
                 log.error("replica %s of the tree cannot join this router: %s", said.name, refusal.message)
+            if before is not None:
+                self._fleet.announce(before)
             return
         inlet = self._inlets.get(said.name)
         if inlet is not None and inlet.said.epoch < said.epoch:
@@ -179,8 +199,7 @@ class SharedJoins:
         replica = self._roster.member(member.name)
         if replica is None or replica.registration is None or replica.registration.epoch != member.epoch:
             return
-        inlet = self._inlets.get(member.name)
-        if inlet is not None and inlet.said.epoch == member.epoch:
+        if self._reports_here(member.registration):
             self._fleet.announce(replica)  # its publisher will bring it back
         else:
             log.info("replica %s left, or its lease ran out", member.name)

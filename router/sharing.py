@@ -113,6 +113,7 @@ class Sharing:
         )
         yield CounterMetricFamily("radixgate_mirror_resyncs", "Times the tree was read anew.", value=mirror.resyncs)
         yield CounterMetricFamily("radixgate_mirror_batches", "Changes of the tree followed.", value=mirror.batches)
+        yield CounterMetricFamily("radixgate_mirror_malformed", "Changes that made no sense.", value=mirror.malformed)
         if gossip is not None:
             yield GaugeMetricFamily("radixgate_peers", "Other routers that share their loads.", value=gossip.peers)
             yield CounterMetricFamily("radixgate_gossip_sent", "Messages to the other routers.", value=gossip.sent)

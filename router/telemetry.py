@@ -133,11 +133,17 @@ class Telemetry(Collector):
         families = {
             "up": GaugeMetricFamily("radixgate_replica_up", "Whether the replica takes requests.", labels=["replica"]),
             "waiting": GaugeMetricFamily(
-                "radixgate_replica_waiting", "Requests without a first byte.", labels=["replica"]
+                "radixgate_replica_waiting",
+                "Requests without a first byte, of all routers that share a Redis.",
+                labels=["replica"],
             ),
-            "decoding": GaugeMetricFamily("radixgate_replica_decoding", "Requests being answered.", labels=["replica"]),
+            "decoding": GaugeMetricFamily(
+                "radixgate_replica_decoding", "Requests being answered, of all such routers.", labels=["replica"]
+            ),
             "queued_tokens": GaugeMetricFamily(
-                "radixgate_replica_queued_tokens", "Uncached prompt tokens without a first byte.", labels=["replica"]
+                "radixgate_replica_queued_tokens",
+                "Uncached prompt tokens without a first byte, of all such.",
+                labels=["replica"],
             ),
             "blocks": GaugeMetricFamily("radixgate_replica_blocks", "Blocks the replica reported.", labels=["replica"]),
             "trusted": GaugeMetricFamily(

@@ -3,17 +3,11 @@
 -- Returns the outcome and the number of the batch that is due after it.
 
 local name, epoch, seq = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local record = record_of(name)
-local known = call('HMGET', record, 'epoch', 'slot', 'next')
-if not known[1] then
-  return { 'unknown', -1 }
+local stands, slot, due = standing(name, epoch)
+if stands ~= 'known' then
+  return { stands, -1 }
 end
-local order = compare(epoch, known[1])
-if order ~= 0 then
-  return { order < 0 and 'stale' or 'unknown', -1 }
-end
-local slot, due = known[2], tonumber(known[3])
-if seq ~= due then
+if seq ~= due or due < 0 then
   return { seq < due and 'duplicate' or 'gap', due }
 end
 if ARGV[4] == '1' then
@@ -25,6 +19,6 @@ if ARGV[4] == '1' then
   slot = fresh
 end
 apply_events(slot, ARGV[5])
-call('HSET', record, 'slot', slot, 'next', string.format('%.0f', seq + 1))
+call('HSET', record_of(name), 'slot', slot, 'next', string.format('%.0f', seq + 1))
 log('batch ' .. slot .. ' ' .. epoch .. ' ' .. ARGV[3] .. ' ' .. name, ARGV[5])
 return { 'applied', seq + 1 }

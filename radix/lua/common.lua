@@ -8,11 +8,11 @@
 local call, sub, find = redis.call, string.sub, string.find -- a local is found much quicker than a global's field
 
 local PREFIX = KEYS[1]
-local META = PREFIX .. ':meta'        -- hash: last (id of the newest log entry), bytes (ever logged), slots (ever made), swept (buckets, ever), watched and mercy (see expire.lua)
+local META = PREFIX .. ':meta'        -- hash: life (see begin_life), last (id of the newest log entry), bytes (ever logged), slots (ever made), swept (buckets, ever), watched and mercy (see expire.lua)
 local LOG = PREFIX .. ':log'          -- stream: every change, in order
 local LEASES = PREFIX .. ':leases'    -- sorted set: replica -> Redis time in ms at which its lease ends
 local SLOTS = PREFIX .. ':slots'      -- hash: slot in use -> replica
-local PENDING = PREFIX .. ':pending'  -- hash: slot of a restore under way -> its token, and the Redis time in ms at which it is given up
+local PENDING = PREFIX .. ':pending'  -- hash: slot of a restore under way -> its token, parts so far, Redis time in ms at which it is given up
 local RETIRED = PREFIX .. ':retired'  -- hash: slot that nodes may still name -> meta.swept when it was retired
 local FREE = PREFIX .. ':free'        -- list: slots that no node names any more
 
@@ -20,6 +20,21 @@ local BUCKETS = 65536
 local MOST_SLOTS = 65535
 local RESTORE_MS = 30000
 local UNWATCHED_MS = 2000
+
+-- A tree whose META was lost is not mended but begun anew: what else is left of it belongs to another life.
+local LIFE = call('HGET', META, 'life')
+
+local function begin_life()
+  local time = call('TIME')
+  LIFE = string.format('%s%06d', time[1], tonumber(time[2]))
+  call('DEL', LOG, SLOTS, PENDING, RETIRED, FREE)
+  call('HSET', META, 'life', LIFE)
+end
+
+-- A full Redis lets a script write whose first write needs no memory. For scripts that free some, or keep leases alive.
+local function write_even_if_full()
+  call('HDEL', META, '-')
+end
 
 local function record_of(name)
   return PREFIX .. ':replica:' .. name
@@ -39,6 +54,17 @@ local function compare(a, b)
     return #a < #b and -1 or 1
   end
   return a < b and -1 or 1
+end
+
+-- How the incarnation stands to what is known of that name: 'known', 'stale' (a newer one is here), or 'unknown' (an older
+-- one is here, or none); and the slot and the due batch of the one that is here.
+local function standing(name, epoch)
+  local known = call('HMGET', record_of(name), 'life', 'epoch', 'slot', 'next')
+  if not LIFE or known[1] ~= LIFE then
+    return 'unknown', '0', -1
+  end
+  local order = compare(epoch, known[2])
+  return order == 0 and 'known' or order < 0 and 'stale' or 'unknown', known[3], tonumber(known[4])
 end
 
 -- The log. An entry names the one before it, so that a reader sees when it has missed one, or when Redis came back with an
@@ -74,21 +100,22 @@ local function retire_slot(slot)
   end
 end
 
--- A restore under way is known by its slot and a token, for a wiped Redis counts its slots anew.
-local function is_pending(slot, token)
+-- A restore under way is known by its slot and a token, for a wiped Redis counts its slots anew, and by the number of its
+-- parts so far, for one that came back with an older memory may have forgotten some.
+local function is_pending(slot, token, parts)
   local pending = call('HGET', PENDING, slot)
-  return pending and string.match(pending, '^%S+') == token
+  return pending and string.match(pending, '^%S+ %d+') == token .. ' ' .. parts
 end
 
-local function keep_pending(slot, token)
-  call('HSET', PENDING, slot, token .. ' ' .. (now_ms() + RESTORE_MS))
+local function keep_pending(slot, token, parts)
+  call('HSET', PENDING, slot, token .. ' ' .. parts .. ' ' .. string.format('%.0f', now_ms() + RESTORE_MS))
 end
 
 local NO_SLOT = redis.error_reply('RADIXGATE every slot is in use; is a router running that sweeps?')
 
 -- A node is a field of one of many small hashes, which Redis packs tightly: bytes 1 and 2 of its key choose the hash, the
 -- other six are the field. Its value is its parent's key (its own for a prompt's first block) and two bytes for each holder.
-local BUCKET = PREFIX .. ':b:'
+local BUCKET = PREFIX .. ':b:' .. (LIFE or '') .. ':'
 
 local function bucket_at(number)
   return BUCKET .. string.char(number % 256, math.floor(number / 256))
@@ -160,9 +187,12 @@ local function apply_events(slot, events)
 end
 
 -- The incarnation is over: void for routing at once, swept later.
-local function forget(name, epoch, slot, reason)
-  retire_slot(slot)
+local function forget(name, reason)
+  local known = call('HMGET', record_of(name), 'life', 'epoch', 'slot')
+  if LIFE and known[1] == LIFE then
+    retire_slot(known[3])
+    log('leave ' .. known[2] .. ' ' .. name, reason)
+  end
   call('DEL', record_of(name))
   call('ZREM', LEASES, name)
-  log('leave ' .. epoch .. ' ' .. name, reason)
 end

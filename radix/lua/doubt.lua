@@ -1,9 +1,8 @@
 -- What is known of the incarnation may be wrong: whoever reports it is to hand in its block list before anything else.
 -- ARGV: name, epoch. Returns 1, or 0 when no such incarnation is here.
 
-local record = record_of(ARGV[1])
-if redis.call('HGET', record, 'epoch') ~= ARGV[2] then
+if standing(ARGV[1], ARGV[2]) ~= 'known' then
   return 0
 end
-redis.call('HSET', record, 'next', '-1')
+call('HSET', record_of(ARGV[1]), 'next', '-1')
 return 1

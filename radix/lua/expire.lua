@@ -3,10 +3,15 @@
 -- get the time to. (The call that ends such a while may be one that was sent before it.)
 -- ARGV: that time, in ms. Returns the names of the replicas.
 
+if not LIFE then
+  return {}
+end
+write_even_if_full()
 local now = now_ms()
 local known = call('HMGET', META, 'watched', 'mercy')
 local mercy = tonumber(known[2] or 0)
-if now - tonumber(known[1] or 0) > UNWATCHED_MS then
+local unwatched = now - tonumber(known[1] or 0)
+if unwatched > UNWATCHED_MS or unwatched < 0 then -- below 0: Redis' clock was set back
   mercy = now + ARGV[1]
   call('HSET', META, 'mercy', string.format('%.0f', mercy))
 end
@@ -23,11 +28,6 @@ if now < mercy then
 end
 local late = call('ZRANGEBYSCORE', LEASES, '-inf', now)
 for _, name in ipairs(late) do
-  local record = call('HMGET', record_of(name), 'epoch', 'slot')
-  if record[1] then
-    forget(name, record[1], record[2], 'its lease ran out')
-  else
-    call('ZREM', LEASES, name)
-  end
+  forget(name, 'its lease ran out')
 end
 return late

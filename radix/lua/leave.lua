@@ -1,10 +1,9 @@
 -- A farewell.
 -- ARGV: name, epoch, reason. Returns 1, or 0 when no such incarnation is here.
 
-local name, epoch = ARGV[1], ARGV[2]
-local known = call('HMGET', record_of(name), 'epoch', 'slot')
-if known[1] ~= epoch then
+if standing(ARGV[1], ARGV[2]) ~= 'known' then
   return 0
 end
-forget(name, epoch, known[2], ARGV[3])
+write_even_if_full()
+forget(ARGV[1], ARGV[3])
 return 1

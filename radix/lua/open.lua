@@ -3,8 +3,8 @@
 
 local members = {}
 for _, name in ipairs(call('ZRANGE', LEASES, 0, -1)) do
-  local known = call('HMGET', record_of(name), 'slot', 'next', 'said')
-  if known[1] then
+  local known = call('HMGET', record_of(name), 'slot', 'next', 'said', 'life')
+  if LIFE and known[4] == LIFE then
     members[#members + 1] = known
   end
 end

@@ -2,26 +2,24 @@
 -- ARGV: name, epoch, registration (JSON), lease in ms.
 -- Returns the number of the batch that is due (-1: a block list is wanted first), or nil for a superseded incarnation.
 
-local name, epoch, said, lease_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local name, epoch, said = ARGV[1], ARGV[2], ARGV[3]
 local record = record_of(name)
-local known = call('HMGET', record, 'epoch', 'slot', 'next', 'said')
-local order = known[1] and compare(epoch, known[1]) or 1
-if order < 0 then
+local stands, slot, due = standing(name, epoch)
+if stands == 'stale' then
   return nil
 end
-local due = -1
-if order > 0 then
-  if known[1] then
-    retire_slot(known[2])
-  end
-  call('HSET', record, 'epoch', epoch, 'slot', '0', 'next', '-1', 'said', said)
-  log('join ' .. epoch .. ' ' .. name, said)
-else
-  due = tonumber(known[3])
-  if said ~= known[4] then
-    call('HSET', record, 'said', said)
-    log('join ' .. epoch .. ' ' .. name, said)
-  end
+write_even_if_full()
+if not LIFE then
+  begin_life()
 end
-call('ZADD', LEASES, now_ms() + lease_ms, name)
+if stands == 'unknown' then
+  retire_slot(slot)
+  due = -1
+  call('HSET', record, 'life', LIFE, 'epoch', epoch, 'slot', '0', 'next', '-1', 'said', said)
+  log('join ' .. epoch .. ' ' .. name, said)
+elseif call('HGET', record, 'said') ~= said then
+  call('HSET', record, 'said', said)
+  log('join ' .. epoch .. ' ' .. name, said)
+end
+call('ZADD', LEASES, now_ms() + ARGV[4], name)
 return due

@@ -2,17 +2,16 @@
 -- ARGV: name, epoch, seq, a token of this restore's own. Returns the slot, or the outcome when there is nothing to be done.
 
 local name, epoch, seq = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local known = call('HMGET', record_of(name), 'epoch', 'next')
-local order = known[1] and compare(epoch, known[1]) or 1
-if order ~= 0 then
-  return order < 0 and 'stale' or 'unknown'
+local stands, _, due = standing(name, epoch)
+if stands ~= 'known' then
+  return stands
 end
-if seq < tonumber(known[2]) then
+if seq < due then
   return 'stale'
 end
 local slot = take_slot(name)
 if not slot then
   return NO_SLOT
 end
-keep_pending(slot, ARGV[4])
+keep_pending(slot, ARGV[4], 0)
 return slot

@@ -5,6 +5,7 @@ local retired = call('HGETALL', RETIRED)
 if #retired == 0 then
   return 0
 end
+write_even_if_full()
 local gone = {}
 for at = 1, #retired, 2 do
   gone[mark_of(retired[at])] = ''

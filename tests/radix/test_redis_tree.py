@@ -12,6 +12,8 @@ from itertools import count
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis.exceptions import OutOfMemoryError
+from xxhash import xxh3_64_intdigest
 
 from radix.events import (
     AllBlocksCleared,
@@ -156,9 +158,9 @@ async def test_a_restore_that_a_wipe_cut_in_two_touches_nobody_else(server: Redi
             await client.delete(key)
         await tree.register(account("b", 1))
         assert await tree._run(_Scripts.RESTORE_BEGIN, "b", 1, 0, "token-of-b") == slot
-        assert not await tree._run(_Scripts.RESTORE_PART, slot, "token-of-a", pack_events([stored(1)])[1])
-        assert await tree._run(_Scripts.RESTORE_COMMIT, "a", 1, 0, slot, "token-of-a") == b"unknown"
-        assert await tree._run(_Scripts.RESTORE_COMMIT, "b", 1, 0, slot, "token-of-b") == b"applied"
+        assert not await tree._run(_Scripts.RESTORE_PART, slot, "token-of-a", 0, pack_events([stored(1)])[1])
+        assert await tree._run(_Scripts.RESTORE_COMMIT, "a", 1, 0, slot, "token-of-a", 0) == b"unknown"
+        assert await tree._run(_Scripts.RESTORE_COMMIT, "b", 1, 0, slot, "token-of-b", 0) == b"applied"
         assert await tree.residency("b") == (0, set())
 
 
@@ -273,6 +275,46 @@ async def test_a_log_that_was_cut_makes_the_mirror_begin_anew(server: RedisServe
                 await asyncio.sleep(0.001)
             await in_step(mirror, tree)
             assert held(mirror, "r") == {1, 2}
+
+
+async def test_a_tree_that_lost_its_head_begins_anew(server: RedisServer) -> None:
+    """As when its keys are evicted, or deleted one by one."""
+    async with empty_tree(server) as tree, mirror_of(tree) as mirror:
+        await joined(tree, "a", 1, stored(1, 2))
+        await joined(tree, "b", 1, stored(1, 9))
+        await tree.link.client.delete(f"{tree.prefix}:meta")
+        assert (await tree.apply(EventBatch("a", 1, 0, (stored(3),)))).outcome is Outcome.UNKNOWN
+        await joined(tree, "c", 1, stored(7))
+        await joined(tree, "a", 1, stored(1, 2))
+        await in_step(mirror, tree)
+        assert await tree.residency("a") == (0, {1, 2})
+        assert await tree.residency("b") is None
+        assert await tree.residency("c") == (0, {7})
+        assert held(mirror, "a") == {1, 2}
+        assert held(mirror, "b") == {1, 9}  # it may come back
+        assert held(mirror, "c") == {7}
+
+
+async def fill(tree: RedisTree) -> None:
+    """Stores blocks until Redis takes no more."""
+    for seq in range(10_000):
+        keys = [xxh3_64_intdigest(bytes(8), seq << 16 | number) for number in range(256)]
+        assert (await tree.apply(EventBatch("a", 1, seq, (stored(*keys),)))).outcome is Outcome.APPLIED
+
+
+async def test_a_full_redis_still_renews_leases_and_sweeps() -> None:
+    settings = ("maxmemory 3mb", "maxmemory-policy noeviction")
+    with RedisServer(settings=settings) as small:
+        async with empty_tree(small) as tree:
+            await joined(tree, "a", 1)
+            with pytest.raises(OutOfMemoryError):
+                await fill(tree)
+            assert await tree.register(account("a", 1)) > 0
+            await tree.leave("a", 1)
+            while await tree.sweep(4096):
+                pass
+            await joined(tree, "a", 2, stored(1))
+            assert await tree.residency("a") == (0, {1})
 
 
 async def test_a_wiped_redis_does_not_make_a_mirror_forget(server: RedisServer) -> None:
