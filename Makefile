@@ -32,6 +32,11 @@ herding: $(VENV)/ready  ## how evenly four routers spread a burst, with a shared
 	@.ci/redis $(VENV)
 	$(BIN)/python -m loadgen.herding --json build/herding.json
 
+.PHONY: chaos
+chaos: $(VENV)/ready  ## break every part under load, for minutes, and audit what the others believe (in `make test`: briefly)
+	@.ci/redis $(VENV)
+	RADIXGATE_CHAOS=full $(BIN)/pytest tests/chaos
+
 $(VENV)/ready: pyproject.toml .ci/venv
 	@.ci/venv $(VENV)
 

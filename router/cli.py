@@ -62,7 +62,8 @@ from scoring.policies import POLICIES
     metavar="URL",
     envvar="RADIXGATE_REDIS",
     help="One tree and one load ledger for any number of routers: redis://, rediss:// (TLS), "
-    "redis+sentinel://HOST:PORT,…/SERVICE or redis+cluster://HOST:PORT,…; ?namespace=NAME keeps fleets apart.  [or $RADIXGATE_REDIS]",
+    "redis+sentinel://HOST:PORT,…/SERVICE or redis+cluster://HOST:PORT,…; ?namespace=NAME keeps fleets apart.  "
+    "[or $RADIXGATE_REDIS]",
 )
 @click.option(
     "--workers",
