@@ -18,12 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from loadgen.micro_index import index_section
+from loadgen.micro_redis import redis_section
 from loadgen.micro_router import router_section
 from loadgen.micro_row import Row
 
 SECTIONS: dict[str, Callable[[], list[Row]]] = {
     "index": index_section,
     "router": router_section,
+    "redis": redis_section,
 }
 
 

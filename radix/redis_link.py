@@ -41,6 +41,8 @@ __all__ = [
     "run_script",
 ]
 
+MAX_CONNECTIONS = 4096  # a router forwards each of its replicas' reports over one of its own
+
 Client: TypeAlias = Redis | RedisCluster  # replies are bytes
 
 
@@ -162,6 +164,7 @@ def _common(said: RedisUrl, timeout_s: float) -> dict[str, Any]:
         "username": said.username,
         "password": said.password,
         "client_name": said.client_name,
+        "max_connections": MAX_CONNECTIONS,
     }
 
 
