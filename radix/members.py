@@ -13,9 +13,13 @@ from radix.index import PrefixIndex
 from radix.redis_tree import RESTORE, Incarnation
 from radix.tree_log import Change, Freed, Gathered, Joined, Left, Reported, Restored, Unknown, apply_events
 
-# How long a member that Redis does not know is kept, in leases, and at least, in seconds.
 GRACE_LEASES = 1.3
 SHORTEST_GRACE_S = 5.0
+
+
+def grace_s(lease_s: float) -> float:
+    """In which whoever lives under such leases makes itself heard, once Redis is back."""
+    return max(GRACE_LEASES * lease_s, SHORTEST_GRACE_S)
 
 
 class Unexplained(Exception):
@@ -96,7 +100,7 @@ class Members:
         for member in before.values():
             member.slot = 0
             if member.missing_until is None:
-                member.missing_until = now + max(GRACE_LEASES * member.registration.lease_s, SHORTEST_GRACE_S)
+                member.missing_until = now + grace_s(member.registration.lease_s)
             self.by_name[member.name] = member
         for member in list(self.by_name.values()):
             self._notify(member)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from radix.members import grace_s
 from radix.mirror import Mirror
 from radix.redis_link import UNAVAILABLE, explain
 from radix.redis_tree import RedisTree
@@ -19,8 +20,6 @@ log = logging.getLogger("radixgate.housekeeping")
 ROUND_S = 0.5
 SWEEP_BUCKETS = 128
 SWEEP_PAUSE_S = 0.05  # between two slices, of all routers together
-SHORTEST_GRACE_S = 5.0
-GRACE_LEASES = 1.3
 
 
 class Housekeeper:
@@ -53,7 +52,8 @@ class Housekeeper:
 
     async def _round(self) -> None:
         until = self._clock() + ROUND_S
-        for name in await self._tree.expire(self._grace_s()):
+        longest = max((member.registration.lease_s for member in self._mirror.members.values()), default=0.0)
+        for name in await self._tree.expire(grace_s(longest)):
             log.warning("replica %s did not renew its lease", name)
         self.answers = True
         more = True
@@ -62,8 +62,3 @@ class Housekeeper:
             await asyncio.sleep(SWEEP_PAUSE_S * (1 + self._peers()))
         self._complained = False
         await asyncio.sleep(max(until - self._clock(), 0))
-
-    def _grace_s(self) -> float:
-        """In which every replica that lives renews its lease, once Redis is back."""
-        longest = max((member.registration.lease_s for member in self._mirror.members.values()), default=0.0)
-        return max(GRACE_LEASES * longest, SHORTEST_GRACE_S)
