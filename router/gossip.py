@@ -1,6 +1,6 @@
 """How routers in front of the same replicas tell each other what they have booked, and where they sent which prompt.
 
-Owns the Redis channel, and when what is sent on it: a change at once, further ones `flush_s` later in one message; each
+Owns the Redis channel, and when what is sent on it: a change almost at once, further ones `flush_s` later; each
 `refresh_s` a full refresh, which is also the sign of life; a hello, which others answer with a full refresh; a goodbye.
 What the totals mean is scoring/shared_loads.py's. Must never make the hot path wait or fail: there, a change is a note
 in a set. Without Redis, a router sees its own bookings only, until it is back.
@@ -26,6 +26,7 @@ from scoring.shared_loads import SharedLoads, Update
 log = logging.getLogger("radixgate.gossip")
 
 FLEET_SPACING_S = 0.001  # routers send each other one message in this time, all together: each must read them all
+HOLD_S = 0.001  # before something is told: the request that it is about goes first
 RETRY_S = 0.2
 GOODBYE_S = 1.0
 MAX_MESSAGE_BYTES = 1 << 14  # a router takes one in a turn of its event loop
@@ -79,6 +80,10 @@ class WaitingPrompts:
         while self._keys > MAX_WAITING_KEYS:
             self._keys -= len(self._waiting.popleft()[2])
             self.dropped += 1
+
+    def clear(self) -> None:
+        self._waiting.clear()
+        self._keys = 0
 
     def take(self, room: int, epoch: Callable[[str], int | None]) -> Iterator[RoutedPrompt]:
         """The oldest, about `room` bytes of them but one at least. Those of a replica that has left are passed over."""
@@ -227,7 +232,11 @@ class Gossip:
     async def _speak(self) -> None:
         while True:
             await self._due.wait()
+            await asyncio.sleep(HOLD_S)
             self._due.clear()
+            if self._alone and not (self._refresh_due or self._asks):
+                self._prompts.clear()  # whoever comes asks for the totals
+                continue
             began = self._clock()
             try:
                 for message in self._messages():
@@ -241,6 +250,11 @@ class Gossip:
             else:
                 spacing = max(self._flush_s, self.peers * FLEET_SPACING_S)
                 await asyncio.sleep(max(spacing - (self._clock() - began), 0))
+
+    @property
+    def _alone(self) -> bool:
+        """Nobody listens, as far as one can hear."""
+        return self.connected and self.speaking and not self.peers
 
     def _messages(self) -> Iterator[Message]:
         """All that is due. Prompts wait while nothing gets out anyway."""

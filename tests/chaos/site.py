@@ -52,7 +52,8 @@ class Site:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.background = stack.enter_context(Background())
-            self.redis = stack.enter_context(RedisServer(persistent=True))
+            # Redis may put off writing for two seconds while it waits for the disk, unless it never waits for it.
+            self.redis = stack.enter_context(RedisServer(persistent=True, settings=["appendfsync no"]))
             self._children = stack.enter_context(Children())
             ports = iter(free_ports(2 * len(ROUTERS) + len(REPLICAS)))
             self.urls = {name: f"http://127.0.0.1:{next(ports)}" for name in (*ROUTERS, *REPLICAS)}
@@ -112,7 +113,8 @@ class Site:
         try:
             yield
         finally:
-            self._running.pop(name, None)
+            if name in self._running:
+                self.kill(name)
             del self.urls[name]
 
     def end(self, name: str) -> None:
@@ -169,6 +171,7 @@ class Site:
             self.flow()
         finally:
             self._load = None
+            self._wake()  # else what failed in between may keep the clients waiting
             load.finish()
         failures = load.failures(self._outages)
         assert not failures, "\n".join([*map(str, failures), self._logs()])
@@ -211,15 +214,20 @@ class Site:
         """Whatever a trial that failed has left behind."""
         if not self.redis.runs:
             self.redis.start()
-        self.redis.resume()
+        self._wake()
         self.wire.mend()
         self.post.mischief = False
         for name in (*ROUTERS, *REPLICAS):
             child = self._running.get(name)
             if child is None or child.process.poll() is not None:
                 self.start(name)
-            self.resume(name)
         self.until_whole()
+
+    def _wake(self) -> None:
+        if self.redis.runs:
+            self.redis.resume()
+        for name in self._running:
+            self.resume(name)
 
     def _router(self, name: str) -> list[str]:
         listen, control = (url.removeprefix("http://") for url in (self.urls[name], self.controls[name]))

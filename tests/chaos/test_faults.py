@@ -37,7 +37,7 @@ def test_batches_are_dropped_doubled_and_shuffled(site: Site) -> None:
         site.post.done.clear()
         site.post.mischief = True
         site.flow(FORM.hold_s)
-        site.wait_until(lambda: min(site.post.done[deed] for deed in ("drop", "double", "hold")) >= 3)
+        site.wait_until(lambda: min(site.post.done[deed] for deed in ("drop", "double", "hold")) >= 3 * FORM.rounds)
         site.post.mischief = False
         passed = site.post.done["pass"]
         site.wait_until(lambda: site.post.done["pass"] > passed)

@@ -71,6 +71,22 @@ def test_an_older_copy_names_a_replica_that_has_left_and_an_incarnation_that_is_
         site.until_whole()  # which it is not before the ghost's lease has run out
 
 
+@pytest.mark.parametrize("kind", ["flushed", "emptied", "set back"])
+def test_what_redis_forgets_while_nobody_asks_anything_comes_back_by_itself(site: Site, kind: str) -> None:
+    with site.under_load():
+        copy = site.copy_of_redis()
+        site.flow(FORM.hold_s)
+    before = site.inquiry.resyncs()
+    if kind == "flushed":
+        with admin(site.redis) as client:
+            client.flushall()
+    else:
+        site.forget_redis(copy if kind == "set back" else None)
+        site.redis.start()
+    site.until_noticed(before)
+    site.audit()
+
+
 @contextmanager
 def redis_fault(site: Site, kind: str, rng: random.Random) -> Iterator[None]:
     """The fault lasts as long as the context."""
