@@ -18,8 +18,8 @@ import aiohttp
 from tests.chaos.background import Background
 from tests.chaos.fates import Attempt, Fate, Outage, judge
 
-CLIENTS = 8
-THINK_S = 0.1
+CLIENTS = 9
+THINK_S = 0.05
 DOCUMENTS = 48  # more than all replicas together can hold
 MODEL = "m"
 TRIES = 5

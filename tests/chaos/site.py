@@ -164,11 +164,11 @@ class Site:
         load = self._load = Load(self.background, {name: self.urls[name] for name in ROUTERS}, self.seed)
         load.start()
         try:
-            self.flow()
+            self.flow(least=1)
             yield load
             self.until_whole()
             self.wait_until(self.inquiry.warm)
-            self.flow()
+            self.flow(least=1)
         finally:
             self._load = None
             self._wake()  # else what failed in between may keep the clients waiting
@@ -177,7 +177,7 @@ class Site:
         assert not failures, "\n".join([*map(str, failures), self._logs()])
         self.audit()
 
-    def flow(self, seconds: float = 0.0, *routers: str, least: int = 3) -> None:
+    def flow(self, seconds: float = 0.0, *routers: str, least: int = 2) -> None:
         """Lets the requests flow for a while, and sees that each of these routers (all) goes on answering."""
         assert self._load is not None
         self._load.go_on(routers or ROUTERS, seconds, least, self.check)

@@ -26,7 +26,7 @@ def test_a_replica_stands_still_for_longer_than_its_lease(site: Site) -> None:
         site.until_whole()
         assert site.inquiry.epoch("direct") == before
         back = time.monotonic()
-        site.wait_until(lambda: load.replicas(back)["direct"] >= 3)
+        site.wait_until(lambda: load.replicas(back)["direct"] > 0)
 
 
 def test_a_router_stands_still_for_longer_than_leases_last(site: Site) -> None:
