@@ -13,6 +13,7 @@ the replicas still know: they are asked for their block lists (publisher.py), so
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import msgspec
 from radix.events import BlockStored, EventBatch, Registration, Snapshot, unpack_keys
 from radix.feed import Outcome
 from radix.redis_link import RedisLink, Script, run_script
+from radix.tasks import end_tasks
 from radix.tree_log import Entry, decode_entry, pack_events, unpack_marks
 
 RESTORE = -1
@@ -173,14 +175,23 @@ class RedisTree:
         Not of one moment: it is right together with the log from before its beginning.
         """
         found: defaultdict[bytes, bytearray] = defaultdict(bytearray)
-        start = 0
-        while start < BUCKETS:
-            start, buckets = await self._run(_Scripts.DUMP, start, DUMP_BUCKETS, DUMP_NODES)
-            for number, bucket in zip(buckets[0::2], buckets[1::2], strict=True):
-                low = number.to_bytes(2, "little")
-                for high, node in zip(bucket[0::2], bucket[1::2], strict=True):
-                    found[node[8:]] += low + high + node[:8]
+        ahead: asyncio.Task[Any] | None = self._read_ahead(0)
+        try:
+            while ahead is not None:
+                start, buckets = await ahead
+                ahead = self._read_ahead(start) if start < BUCKETS else None
+                await asyncio.sleep(0)  # it is sent, so that Redis works while this process does
+                for number, bucket in zip(buckets[0::2], buckets[1::2], strict=True):
+                    low = number.to_bytes(2, "little")
+                    for high, node in zip(bucket[0::2], bucket[1::2], strict=True):
+                        found[node[8:]] += low + high + node[:8]
+        finally:
+            if ahead is not None:
+                await end_tasks(ahead)
         return found
+
+    def _read_ahead(self, start: int) -> asyncio.Task[Any]:
+        return asyncio.create_task(self._run(_Scripts.DUMP, start, DUMP_BUCKETS, DUMP_NODES))
 
     async def dump(self, slot: int | None = None) -> AsyncIterator[tuple[int, bytes]]:
         """The nodes of each slot, or of that one, in many pieces of packed pairs as those of `nodes`."""
