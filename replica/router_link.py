@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 TIMEOUT = aiohttp.ClientTimeout(total=5, connect=2)  # well under a lease
 _GOODBYE_S = 2.0
 _FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 5.0
+_LONGEST_PAUSE_S = 1.0  # a router that is back is behind for so long; asking it costs next to nothing
 
 
 class _Lease(msgspec.Struct, frozen=True):

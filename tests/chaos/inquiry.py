@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 from click.testing import CliRunner
 
+from radix.events import decode_snapshot
 from radix.redis_link import UNAVAILABLE, explain, open_link
 from radix.redis_tree import Incarnation, RedisTree
 from router.audit_cli import audit
@@ -74,6 +75,16 @@ class Inquiry:
         """Whether every router knows of blocks on every replica."""
         fleets = [self.fleet(router) for router in self._controls]
         return all(fleet[name]["reported_blocks"] > 0 for fleet in fleets for name in self._replicas)
+
+    def unreported(self) -> str:
+        """The replicas whose latest batches have not reached Redis yet; empty when none. Ask once nobody asks them."""
+        members = self._members()
+        said = {
+            name: decode_snapshot(self._http.get(f"{url}/radixgate/blocks").content).seq
+            for name, url in self._replicas.items()
+        }
+        late = {name: (members[name].next_seq, seq) for name, seq in said.items() if members[name].next_seq < seq}
+        return f"Redis waits for batches of {late}" if late else ""
 
     def _lacks(self, router: str, epochs: Mapping[str, int]) -> str:
         said = self._json(self._controls[router] + "/healthz/ready")["redis"]

@@ -175,6 +175,8 @@ class Site:
             load.finish()
         failures = load.failures(self._outages)
         assert not failures, "\n".join([*map(str, failures), self._logs()])
+        # A replica that could not report for a while pauses before it tries again; meanwhile it is behind, not wrong.
+        self.wait_until(lambda: not self.inquiry.unreported(), self.inquiry.unreported)
         self.audit()
 
     def flow(self, seconds: float = 0.0, *routers: str, least: int = 2) -> None:
