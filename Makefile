@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench routers herding clean
+.PHONY: help demo test lint bench routers herding chaos gpu-check gpu-bench clean
 
 help:  ## what can be made
-	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/ready  ## router + four simulated replicas + a RAG workload, under three policies; prints the table
 	$(BIN)/radixgate demo
@@ -16,7 +16,7 @@ test: lint  ## lint, types and the whole suite
 	@.ci/redis $(VENV)
 	$(BIN)/pytest
 
-lint: $(VENV)/ready  ## ruff (format and lint) and mypy strict
+lint: $(VENV)/ready-dev  ## ruff (format and lint) and mypy strict
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -32,13 +32,21 @@ herding: $(VENV)/ready  ## how evenly four routers spread a burst, with a shared
 	@.ci/redis $(VENV)
 	$(BIN)/python -m loadgen.herding --json build/herding.json
 
-.PHONY: chaos
-chaos: $(VENV)/ready  ## break every part under load, for minutes, and audit what the others believe (in `make test`: briefly)
+chaos: $(VENV)/ready-dev  ## break every part under load, for minutes, and audit what the others believe (in `make test`: briefly)
 	@.ci/redis $(VENV)
 	RADIXGATE_CHAOS=full $(BIN)/pytest tests/chaos
 
+gpu-check: $(VENV)/ready-dev  ## the tests that need an NVIDIA GPU; fails without one
+	$(BIN)/pytest tests/gpu --require-gpu
+
+gpu-bench: $(VENV)/ready-dev  ## measure the GPU, then the kernels and the engine against it; writes build/gpu_bench.json
+	$(BIN)/python -m loadgen.gpu_bench --json build/gpu_bench.json
+
 $(VENV)/ready: pyproject.toml .ci/venv
 	@.ci/venv $(VENV)
+
+$(VENV)/ready-dev: pyproject.toml .ci/venv
+	@.ci/venv $(VENV) dev
 
 clean:  ## remove what the commands above made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
