@@ -198,8 +198,8 @@ class Site:
     def audit(self) -> None:
         """`radixgate audit` finds every replica known everywhere, and not one block amiss.
 
-        A replica that could not report for a while pauses before it tries again, and learns that Redis went back in time
-        when it renews its lease. Until then it is behind, which is no fault, and ends.
+        A replica that could not report for a while pauses before it tries again, and learns that Redis went back in
+        time when it renews its lease. Until then it is behind, which is no fault, and ends.
         """
         self.wait_until(lambda: not self.inquiry.unreported(), self.inquiry.unreported)
         self.inquiry.audit()
