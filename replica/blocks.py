@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
+from typing import Protocol
 
 from radix.blocks import TOKEN_BYTES, hash_chunks, namespace_seed
 from radix.events import BlockStored, Event, pack_keys
@@ -71,6 +72,16 @@ class BlockTable:
     sharing: bool = True
 
 
+class Witness(Protocol):
+    """Is told at once, in true order, what becomes resident and what ceases to be. Must neither wait nor raise."""
+
+    def stored(self, parent: int | None, key: int, packed: bytes, namespace: Namespace) -> None: ...
+
+    def removed(self, key: int) -> None: ...
+
+    def cleared(self) -> None: ...
+
+
 KeyFunction = Callable[[bytes, int], int]
 
 
@@ -80,17 +91,29 @@ def block_key(packed: bytes, parent: int) -> int:
 
 
 class BlockPool:
-    """`blocks` physical blocks of `block_size` tokens each. Tokens come packed, as little-endian u32."""
+    """`blocks` physical blocks of `block_size` tokens each. Tokens come packed, as little-endian u32.
 
-    def __init__(self, blocks: int, block_size: int, key_function: KeyFunction = block_key) -> None:
+    Without `sharing` nothing becomes resident: every prompt is computed anew.
+    """
+
+    def __init__(
+        self,
+        blocks: int,
+        block_size: int,
+        key_function: KeyFunction = block_key,
+        witness: Witness | None = None,
+        sharing: bool = True,
+    ) -> None:
         if blocks < 1 or block_size < 1:
             raise ValueError("a block pool needs at least one block of at least one token")
         self.block_size = block_size
+        self.sharing = sharing
         self._all = [Block(index) for index in range(blocks)]
         self._blank = self._all[::-1]
         self._evictable: OrderedDict[int, Block] = OrderedDict()
         self._resident: dict[int, Block] = {}
         self._log = EventLog()
+        self._witness = witness
         self._key_function = key_function
         self._block_bytes = block_size * TOKEN_BYTES
 
@@ -121,7 +144,7 @@ class BlockPool:
 
         One token at least is left to compute, for it is the one that yields the next.
         """
-        table = BlockTable(namespace)
+        table = BlockTable(namespace, sharing=self.sharing)
         parent: Block | Namespace = namespace
         for end in range(self._block_bytes, len(packed), self._block_bytes):
             block = self._find(parent, bytes(packed[end - self._block_bytes : end]))
@@ -159,7 +182,10 @@ class BlockPool:
             if holder is None:
                 block.key, block.packed, block.parent = key, content, parent
                 self._resident[key] = block
-                self._log.stored(parent.key if isinstance(parent, Block) else None, key)
+                ancestor = parent.key if isinstance(parent, Block) else None
+                self._log.stored(ancestor, key)
+                if self._witness is not None:
+                    self._witness.stored(ancestor, key, content, table.namespace)
             elif _holds(holder, parent, content):
                 self._reference(holder)
                 table.blocks[position] = holder
@@ -187,6 +213,8 @@ class BlockPool:
         self._evictable.clear()
         self._resident.clear()
         self._log.cleared()
+        if self._witness is not None:
+            self._witness.cleared()
 
     def drain(self) -> tuple[Event, ...]:
         """What became resident, and what ceased to be, since the last drain, in true order."""
@@ -270,6 +298,8 @@ class BlockPool:
             key = _key(block)
             del self._resident[key]
             self._log.removed(key)
+            if self._witness is not None:
+                self._witness.removed(key)
             block.key, block.packed, block.parent = None, b"", None
         block.refs = 1
         return block
