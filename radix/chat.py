@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from radix.chat_template import ChatTemplate, ChatTemplateError, Message
 from radix.cut_points import CutPoints
+from radix.pieces import TokenPieces
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -49,7 +50,7 @@ def render_options(
 class ChatTokenizer:
     """Renders chats and turns text into token ids, exactly as the engine of the same model does.
 
-    Safe to share between threads once built: nothing changes after construction.
+    Safe to share between threads once built: nothing but caches changes after construction.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ChatTokenizer:
         tokenizer: Tokenizer,
         templates: Mapping[str, ChatTemplate],
         cuts: CutPoints,
+        pieces: TokenPieces,
         eos_ids: frozenset[int],
         fingerprint: str,
     ) -> None:
@@ -66,6 +68,7 @@ class ChatTokenizer:
         self._tokenizer = tokenizer
         self._templates = dict(templates)
         self._cuts = cuts
+        self.pieces = pieces
         self.eos_ids = eos_ids
         self.fingerprint = fingerprint
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -96,6 +99,7 @@ class ChatTokenizer:
             tokenizer,
             templates,
             CutPoints(description, prefer=[*special_tokens.values(), *sources.values()]),
+            TokenPieces(tokenizer, description),
             _eos_ids(tokenizer, directory, special_tokens),
             _fingerprint(directory),
         )

@@ -8,22 +8,16 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from radix.pieces import TokenPieces
+from replica.generation import Output
+from replica.logprobs import ForCompletion, for_chat
 from replica.request import Finish, Request
 
 DONE = b"data: [DONE]\n\n"
-
-
-@dataclass(slots=True)
-class Answer:
-    """One whole answer, as it grows."""
-
-    text: str = ""
-    finish: Finish | None = None
 
 
 class Form(ABC):
@@ -33,13 +27,14 @@ class Form(ABC):
     kind = ""
     chunk_kind = ""
 
-    def __init__(self, model: str, request_id: str, with_usage: bool) -> None:
+    def __init__(self, model: str, request_id: str, with_usage: bool, pieces: TokenPieces) -> None:
         self._model = model
+        self._pieces = pieces
         self._id = f"{self.prefix}-{request_id}"
         self._created = int(time.time())
         self.with_usage = with_usage
 
-    def whole(self, answers: Sequence[Answer], requests: Sequence[Request]) -> bytes:
+    def whole(self, answers: Sequence[Output], requests: Sequence[Request]) -> bytes:
         """The body of a response that is not streamed."""
         choices = [self.choice(index, answer) for index, answer in enumerate(answers)]
         return msgspec.json.encode(self._envelope(self.kind, choices) | {"usage": usage(requests)})
@@ -48,20 +43,22 @@ class Form(ABC):
         """What a stream says before the first text of an answer."""
         return b""
 
-    def chunk(self, index: int, text: str, finish: Finish | None) -> bytes:
-        """One event of a stream."""
-        return self._event([self.delta(index, text, finish)], None)
+    def chunk(self, index: int, output: Output) -> bytes:
+        """One event of a stream; nothing when the output has nothing to show."""
+        if not (output.text or output.finish or output.logprobs):
+            return b""
+        return self._event([self.delta(index, output)], None)
 
     def usage_chunk(self, requests: Sequence[Request]) -> bytes:
         """The last event of a stream, where the client asked for usage."""
         return self._event([], usage(requests))
 
     @abstractmethod
-    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+    def choice(self, index: int, answer: Output) -> dict[str, Any]:
         """One answer of a response that is not streamed."""
 
     @abstractmethod
-    def delta(self, index: int, text: str, finish: Finish | None) -> dict[str, Any]:
+    def delta(self, index: int, output: Output) -> dict[str, Any]:
         """One answer's part of a stream's event."""
 
     def _event(self, choices: list[dict[str, Any]], used: dict[str, Any] | None) -> bytes:
@@ -80,14 +77,23 @@ class ChatForm(Form):
     chunk_kind = "chat.completion.chunk"
 
     def opening(self, index: int) -> bytes:
-        return self._event([_streamed(index, {"role": "assistant", "content": ""}, None)], None)
+        return self._event([_streamed(index, {"role": "assistant", "content": ""}, None, None)], None)
 
-    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
+    def choice(self, index: int, answer: Output) -> dict[str, Any]:
         message = {"role": "assistant", "content": answer.text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": _reason(answer.finish)}
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self._logprobs(answer),
+            "finish_reason": _reason(answer.finish),
+        }
 
-    def delta(self, index: int, text: str, finish: Finish | None) -> dict[str, Any]:
-        return _streamed(index, {"content": text} if text else {}, finish)
+    def delta(self, index: int, output: Output) -> dict[str, Any]:
+        delta = {"content": output.text} if output.text else {}
+        return _streamed(index, delta, self._logprobs(output), output.finish)
+
+    def _logprobs(self, output: Output) -> dict[str, Any] | None:
+        return for_chat(output.tokens, output.logprobs, self._pieces) if output.logprobs else None
 
 
 class CompletionForm(Form):
@@ -95,11 +101,19 @@ class CompletionForm(Form):
     kind = "text_completion"
     chunk_kind = "text_completion"
 
-    def choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        return self.delta(index, answer.text, answer.finish)
+    def __init__(self, model: str, request_id: str, with_usage: bool, pieces: TokenPieces) -> None:
+        super().__init__(model, request_id, with_usage, pieces)
+        self._logprobs: dict[int, ForCompletion] = {}
 
-    def delta(self, index: int, text: str, finish: Finish | None) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": None, "finish_reason": _reason(finish)}
+    def choice(self, index: int, answer: Output) -> dict[str, Any]:
+        return self.delta(index, answer)
+
+    def delta(self, index: int, output: Output) -> dict[str, Any]:
+        logprobs = None
+        if output.logprobs:
+            answer = self._logprobs.setdefault(index, ForCompletion(self._pieces))
+            logprobs = answer.part(output.tokens, output.logprobs)
+        return {"index": index, "text": output.text, "logprobs": logprobs, "finish_reason": _reason(output.finish)}
 
 
 def usage(requests: Sequence[Request]) -> dict[str, Any]:
@@ -121,8 +135,20 @@ def sse(data: bytes) -> bytes:
     return b"data: " + data + b"\n\n"
 
 
-def _streamed(index: int, delta: dict[str, Any], finish: Finish | None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": _reason(finish)}
+def joined(parts: Sequence[Output]) -> Output:
+    """A whole answer, from all that it grew by."""
+    return Output(
+        tuple(token for part in parts for token in part.tokens),
+        "".join(part.text for part in parts),
+        parts[-1].finish,
+        tuple(found for part in parts for found in part.logprobs),
+    )
+
+
+def _streamed(
+    index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None, finish: Finish | None
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": _reason(finish)}
 
 
 def _reason(finish: Finish | None) -> str | None:

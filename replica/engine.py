@@ -1,7 +1,9 @@
 """The engine: one task that schedules, runs and books steps while there is work, and sleeps when there is none.
 
-Owns that task and the way of tokens from a step to whoever waits for them. Must never wait for a client, a router or
-the network, and never leave a request without an end: what cannot be answered ends in an error.
+Owns that task and the way of tokens from a step to the generations that wait for them. With a runner that looks ahead,
+the next step is scheduled and handed over while one is under way, so that the device never waits for the scheduler.
+Must never wait for a client, a router or the network, and never leave a request without an end: what cannot be answered
+ends in an error.
 """
 
 from __future__ import annotations
@@ -9,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from radix.events import Snapshot
+from replica.generation import Generation
 from replica.journal import Journal
 from replica.metrics import Metrics
-from replica.request import Finish, Request
-from replica.runner import Runner
+from replica.request import Request
+from replica.runner import Runner, Sampled
 from replica.scheduler import Scheduler, Step
 
 log = logging.getLogger(__name__)
@@ -26,72 +29,11 @@ class EngineStopped(RuntimeError):
     """The engine takes no requests any more."""
 
 
-class GenerationFailed(RuntimeError):
-    """The engine could not finish the answer; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What an answer grew by since one last looked. `text` may be empty although there are tokens, and the reverse."""
-
-    tokens: tuple[int, ...]
-    text: str
-    finish: Finish | None
-
-
-class Generation:
-    """The answers to one or more requests that were submitted together, as an asynchronous iterator.
-
-    Each item lists (index of the request, Output) for those that grew; a slow reader finds several tokens in one item.
-    Ends when all have ended. Raises GenerationFailed when one of them cannot be finished.
-    """
-
-    def __init__(self, requests: tuple[Request, ...]) -> None:
-        self.requests = requests
-        self._fetched = [request.prompt_tokens for request in requests]
-        self._ended: set[int] = set()
-        self._news = asyncio.Event()
-        self._failure: str | None = None
-
-    @property
-    def cached_tokens(self) -> int:
-        """Prompt tokens found in the cache, of all requests that have started."""
-        return sum(request.cached or 0 for request in self.requests)
-
-    def notify(self, failure: str | None = None) -> None:
-        """Called by the engine when one of the requests took a token or ended."""
-        self._failure = self._failure or failure
-        self._news.set()
-
-    def __aiter__(self) -> Generation:
-        return self
-
-    async def __anext__(self) -> list[tuple[int, Output]]:
-        while True:
-            if self._failure is not None:
-                raise GenerationFailed(self._failure)
-            if grown := self._grown():
-                return grown
-            if len(self._ended) == len(self.requests):
-                raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
-
-    def _grown(self) -> list[tuple[int, Output]]:
-        grown = []
-        for index, request in enumerate(self.requests):
-            if index in self._ended or not (len(request.tokens) > self._fetched[index] or request.finish):
-                continue
-            tokens = tuple(request.tokens[self._fetched[index] :])
-            self._fetched[index] = len(request.tokens)
-            if request.finish:
-                self._ended.add(index)
-            grown.append((index, Output(tokens, request.text.take() if request.text else "", request.finish)))
-        return grown
-
-
 class Engine:
-    """`start`, then `submit` and `cancel` at will, `stop` at the end; all from one event loop."""
+    """`start`, then `submit` and `cancel` at will, `stop` at the end; all from one event loop.
+
+    `on_publish` is called whenever the events of the pool go on record; it must neither wait nor raise.
+    """
 
     def __init__(
         self,
@@ -100,13 +42,16 @@ class Engine:
         journal: Journal,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        on_publish: Callable[[], None] | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.journal = journal
         self._runner = runner
         self._metrics = metrics
         self._clock = clock
+        self._on_publish = on_publish
         self._generations: dict[Request, Generation] = {}
+        self._under_way: deque[tuple[Step, asyncio.Future[Sampled]]] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -151,6 +96,8 @@ class Engine:
     def publish(self) -> None:
         """Puts on record what has happened to the blocks so far, also within a step that has not ended."""
         self.journal.append(self.scheduler.pool.drain())
+        if self._on_publish is not None:
+            self._on_publish()
 
     def snapshot(self) -> Snapshot:
         """Everything resident now, fitting exactly between two batches of the journal."""
@@ -167,15 +114,17 @@ class Engine:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._forget_steps()
         self._abandon(self._stopped)
 
     async def _work(self) -> None:
         try:
             while True:
                 self._wake.clear()
-                step = self.scheduler.schedule()
-                if step.slices:
-                    await self._run(step)
+                if self._begin_step() and len(self._under_way) <= self._runner.lookahead:
+                    continue
+                if self._under_way:
+                    await self._end_step()
                 else:
                     self.publish()
                     self._idle.set()
@@ -186,18 +135,39 @@ class Engine:
             self.failure = self._stopped = f"the engine failed: {type(error).__name__}: {error}"
             self._abandon(self._stopped)
             self._idle.set()
+            await self._forget_steps()
 
-    async def _run(self, step: Step) -> None:
+    def _begin_step(self) -> bool:
+        """Hands the next step to the runner; False when there is none to be begun now."""
+        step = self.scheduler.schedule()
+        if not step.slices:
+            return False
         now = self._clock()
         for part in step.slices:
             if part.request.admitted_at is None:
                 part.request.admitted_at = now
+        self._under_way.append((step, self._run(step)))
+        return True
+
+    def _run(self, step: Step) -> asyncio.Future[Sampled]:
         try:
-            sampled = await self._runner.run(step)
-            advanced = self.scheduler.postprocess(step, sampled)
+            return asyncio.ensure_future(self._runner.run(step))
+        except Exception as error:
+            # Its turn comes after the steps before it.
+            failed: asyncio.Future[Sampled] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
+
+    async def _end_step(self) -> None:
+        """Waits for the oldest step under way, and passes on what it brought."""
+        step, result = self._under_way[0]
+        try:
+            sampled = await _outcome(result)
+            self._under_way.popleft()
+            advanced = self.scheduler.postprocess(step, sampled.tokens, sampled.logprobs)
         except Exception as error:
             log.exception("a step failed")
-            self._fail_step(f"the model runner failed: {type(error).__name__}: {error}")
+            await self._fail_steps(f"the model runner failed: {type(error).__name__}: {error}")
             return
         self.failure = None
         self._deliver(step, advanced)
@@ -214,14 +184,23 @@ class Engine:
                 self._finished(request)
             generation.notify()
 
-    def _fail_step(self, failure: str) -> None:
-        """The step's requests end in error, and no KV that it may have touched is used again."""
+    async def _fail_steps(self, failure: str) -> None:
+        """What runs ends in error, and no KV that the steps under way may have touched is used again."""
+        await asyncio.gather(*(result for _, result in self._under_way), return_exceptions=True)
+        self._under_way.clear()
         self.failure = failure
         for request in self.scheduler.fail_running():
             self._generations.pop(request).notify(failure)
             self._finished(request)
         self.scheduler.pool.clear()
         self.publish()
+
+    async def _forget_steps(self) -> None:
+        """Nobody waits for the steps under way any more."""
+        for _, result in self._under_way:
+            result.cancel()
+        await asyncio.gather(*(result for _, result in self._under_way), return_exceptions=True)
+        self._under_way.clear()
 
     def _abandon(self, failure: str) -> None:
         for request, generation in self._generations.items():
@@ -233,3 +212,14 @@ class Engine:
     def _finished(self, request: Request) -> None:
         request.finished_at = self._clock()
         self._metrics.finished(request)
+
+
+async def _outcome(result: asyncio.Future[Sampled]) -> Sampled:
+    """What a step brought. A runner that cancels a step has failed; that must not be taken for the engine's own end."""
+    try:
+        return await result
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not result.cancelled() or (task is not None and task.cancelling()):
+            raise
+        raise RuntimeError("it gave the step up") from None

@@ -1,6 +1,10 @@
 """One request inside the engine: its tokens, its blocks, how far it has come and when it must end.
 
 Owns that state and the rules for ending. Must never touch the pool: the scheduler does.
+
+Steps may be under way whose outcome is not known yet. So there are two counts of tokens: those whose KV is there
+(`computed`), and those whose computation has been scheduled (`scheduled`), which includes them. A sample under way
+stands for a token that is not known yet; it is `pending`.
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ from dataclasses import dataclass
 
 from xxhash import xxh3_64_intdigest
 
-from radix.blocks import pack_tokens
+from radix.blocks import TOKEN_BYTES, pack_tokens
 from replica.blocks import BlockTable, Namespace
+from replica.sampling_params import SamplingParams, TokenLogprobs
 from replica.text import TextStream
 
 
@@ -45,10 +50,14 @@ class Limits:
     stop_ids: frozenset[int] = frozenset()
 
 
+_PLAIN = SamplingParams()
+
+
 class Request:
     """`tokens` are the prompt's, then the output's; the first `computed` of them have their KV in `table`.
 
-    `variant` tells the several answers to one prompt apart. Times are the engine's clock, in seconds.
+    `variant` tells the several answers to one prompt apart. `logprobs` is parallel to the output where `sampling` wants
+    any, else empty. Times are the engine's clock, in seconds.
     """
 
     __slots__ = (
@@ -62,10 +71,14 @@ class Request:
         "first_token_at",
         "last_token_at",
         "limits",
+        "logprobs",
         "namespace",
         "packed",
+        "pending",
         "preemptions",
         "prompt_tokens",
+        "sampling",
+        "scheduled",
         "state",
         "table",
         "text",
@@ -80,6 +93,7 @@ class Request:
         namespace: Namespace,
         text: TextStream | None = None,
         variant: int = 0,
+        sampling: SamplingParams = _PLAIN,
     ) -> None:
         if not prompt:
             raise ValueError("a request needs at least one prompt token")
@@ -91,10 +105,14 @@ class Request:
         self.namespace = namespace
         self.text = text
         self.variant = variant
+        self.sampling = sampling
+        self.logprobs: list[TokenLogprobs] = []
         self.table = BlockTable(namespace)
         self.state = State.WAITING
         self.finish: Finish | None = None
         self.computed = 0
+        self.scheduled = 0
+        self.pending = 0  # up to one for each step under way
         self.cached: int | None = None  # prompt tokens found in the cache at admission
         self.preemptions = 0
         self.arrived_at = 0.0
@@ -113,19 +131,28 @@ class Request:
 
     @property
     def remaining(self) -> int:
-        """Known tokens whose KV is still to be computed: one while decoding, more while prefilling."""
-        return len(self.tokens) - self.computed
+        """Tokens to be scheduled, one that is pending included: one while decoding, more while prefilling; none when
+        what is pending will be the last.
+        """
+        tokens = len(self.tokens) + self.pending
+        return 0 if tokens - self.prompt_tokens >= self.limits.max_tokens else tokens - self.scheduled
 
-    def take(self, token: int) -> None:
-        """Appends the next token and decides whether it is the last."""
+    def take(self, token: int, logprobs: TokenLogprobs | None = None) -> None:
+        """Appends the next token and decides whether it is the last. Raises ValueError without logprobs where the
+        request wants them.
+        """
+        if self.sampling.logprobs is not None:
+            if logprobs is None:
+                raise ValueError("the runner returned no logprobs for a request that wants them")
+            self.logprobs.append(logprobs)
         self.tokens.append(token)
-        self.packed += pack_tokens((token,))
+        self.packed += token.to_bytes(TOKEN_BYTES, "little")
         limits = self.limits
         if token in limits.stop_ids or (token in limits.eos_ids and not limits.ignore_eos):
             self.end(Finish.STOP)
         elif self.text is not None and self.text.push(token):
             self.finish = Finish.STOP  # and not `end`: what follows the stop string is never shown
-        elif self.output_tokens >= limits.max_tokens:
+        elif len(self.tokens) - self.prompt_tokens >= limits.max_tokens:
             self.end(Finish.LENGTH)
 
     def end(self, finish: Finish) -> None:

@@ -1,7 +1,12 @@
 """Which tokens are computed next: continuous batching with chunked prefill under one token budget a step.
 
-Owns the queues and every block table. `schedule` -> run the step somewhere -> `postprocess`; between the two, nothing
-else may be called but `add` and `cancel`, which take effect at the next `schedule`.
+Owns the queues and every block table. `schedule` -> run the step somewhere -> `postprocess`, and `add` and `cancel` at
+any time, which take effect at the next `schedule`.
+
+The next step may be scheduled while one is under way, if the runner executes them in order: then a request may decode
+on from a token that is not known yet. `postprocess` is called in the same order. What a step computed for a request
+that has ended or been preempted meanwhile is dropped; its blocks go back at once, for whoever gets them is written by a
+later step. A sampled token counts also for a request that was preempted, which does not start over before it knows it.
 
 - Requests start in order of arrival, and a later one never starts while an earlier one waits: nobody starves.
 - Running requests go first, oldest first. A prompt longer than what is left of the budget continues in the next step;
@@ -17,9 +22,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from replica.blocks import BlockPool, BlockTable
 from replica.request import Finish, Request, State
+from replica.sampling_params import TokenLogprobs
 
 
 class NeverFits(ValueError):
@@ -42,7 +49,11 @@ class SchedulerLimits:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """`count` tokens of a request, after its first `start`. It `samples` when it reaches the last known token."""
+    """`count` tokens of a request, after its first `start`. It `samples` when it reaches the last one.
+
+    The last token may be one that is not known yet, which the step before this one samples: then there is no
+    `request.tokens[start + count - 1]` when the step is run.
+    """
 
     request: Request
     start: int
@@ -113,7 +124,7 @@ class Scheduler:
         for request in tuple(self.running):
             if request.state is State.RUNNING:
                 count = min(request.remaining, budget)
-                if count and self._make_room(request, request.computed + count):
+                if count and self._make_room(request, request.scheduled + count):
                     slices.append(_slice(request, count))
                     budget -= count
         # Whoever was just preempted must not take its room back at once.
@@ -121,39 +132,49 @@ class Scheduler:
             self.waiting and budget and len(self.running) < self.limits.max_running and self.preemptions == preemptions
         ):
             request = self.waiting[0]
-            if not self._admit(request):
+            if request.pending or not self._admit(request):
                 break
             count = min(request.remaining, budget)
             slices.append(_slice(request, count))
             budget -= count
         return Step(tuple(slices))
 
-    def postprocess(self, step: Step, sampled: Sequence[int]) -> list[Request]:
-        """Books what the step computed; `sampled` has one token for each slice that samples, in order.
+    def postprocess(
+        self, step: Step, sampled: Sequence[int], logprobs: Sequence[TokenLogprobs | None] = ()
+    ) -> list[Request]:
+        """Books what the step computed; `sampled` has one token for each slice that samples, in order, and `logprobs`
+        as many, or none at all.
 
         Returns the requests that took a token; those that ended have their `finish`.
         """
-        if len(sampled) != step.samples:
-            raise ValueError(f"the runner returned {len(sampled)} tokens for a step that samples {step.samples}")
-        tokens = iter(sampled)
+        if len(sampled) != step.samples or len(logprobs) not in (0, step.samples):
+            raise ValueError(
+                f"the runner returned {len(sampled)} tokens and {len(logprobs)} logprobs for a step that samples "
+                f"{step.samples}"
+            )
+        tokens = zip(sampled, logprobs or repeat(None), strict=False)
         advanced = []
         for part in step.slices:
             request = part.request
-            request.computed = part.start + part.count
-            self.pool.store(request.table, request.packed, request.computed)
+            if request.state is State.RUNNING:
+                request.computed = part.start + part.count
+                self.pool.store(request.table, request.packed, request.computed)
             if not part.samples:
                 continue
-            token = next(tokens)
+            request.pending -= 1
+            token, likely = next(tokens)
             if request.finish is None:
-                request.take(token)
+                request.take(token, likely)
                 advanced.append(request)
                 if request.finish is not None:
                     self._retire(request)
         return advanced
 
     def fail_running(self) -> list[Request]:
-        """Ends every running request in error, for the step they were in is lost. Returns them."""
+        """Ends every running request in error, for the steps under way are lost. Returns them."""
         self._drop_cancelled()
+        for request in self.waiting:
+            request.pending = 0  # it will be sampled anew
         failed = list(self.running)
         for request in failed:
             request.end(Finish.ERROR)
@@ -172,7 +193,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
         self._give_back(request)
-        request.computed = 0
+        request.computed = request.scheduled = 0
         request.state = State.WAITING
         request.preemptions += 1
         self.preemptions += 1
@@ -187,23 +208,23 @@ class Scheduler:
         self.waiting.popleft()
         self.running.append(request)
         request.table = table
-        request.computed = table.stored * self.pool.block_size
+        request.computed = request.scheduled = table.stored * self.pool.block_size
         request.state = State.RUNNING
         if request.cached is None:
             request.cached = request.computed
         return True
 
     def _retire(self, request: Request) -> None:
-        self.running.remove(request)
-        self._give_back(request)
+        if request.state is State.RUNNING:
+            self.running.remove(request)
+            self._give_back(request)
+        else:
+            self.waiting.remove(request)
         request.state = State.FINISHED
 
     def _drop_cancelled(self) -> None:
         for request in self._cancelled:
-            if request.state is State.WAITING:
-                self.waiting.remove(request)
-                request.state = State.FINISHED
-            elif request.state is State.RUNNING:
+            if request.state is not State.FINISHED:
                 self._retire(request)
         self._cancelled.clear()
 
@@ -213,4 +234,7 @@ class Scheduler:
 
 
 def _slice(request: Request, count: int) -> Slice:
-    return Slice(request, request.computed, count, samples=count == request.remaining)
+    part = Slice(request, request.scheduled, count, samples=count == request.remaining)
+    request.scheduled += count
+    request.pending += part.samples
+    return part

@@ -12,11 +12,29 @@ from typing import Any, TypeVar
 import msgspec
 
 from replica.errors import ApiError, unsupported
+from replica.sampling_ranges import RANGES, Range
 
 # Answers to one body, over all of its prompts.
 MOST_ANSWERS = 128
 # OpenAI's default for completions. Chats go on until the answer ends.
 COMPLETION_TOKENS = 16
+# Stop strings of a request, and their characters in all: each token's text is compared with them.
+MOST_STOPS = 64
+MOST_STOP_CHARACTERS = 2000
+_LOGPROBS = Range(0, 20)
+# vLLM's additions that are not served, and what they ask for. Null, false, 0 and what is empty ask for nothing.
+_UNSUPPORTED = {
+    "min_tokens": "a least number of tokens",
+    "include_stop_str_in_output": "stop strings in the output",
+    "use_beam_search": "beam search",
+    "bad_words": "words that must not occur",
+    "allowed_token_ids": "a choice of tokens",
+    "structured_outputs": "structured output",
+    "guided_json": "structured output",
+    "guided_regex": "structured output",
+    "guided_choice": "structured output",
+    "guided_grammar": "structured output",
+}
 
 
 class StreamOptions(msgspec.Struct):
@@ -35,8 +53,28 @@ class Ask(msgspec.Struct, kw_only=True):
     ignore_eos: bool | None = None
     max_tokens: int | None = None
     cache_salt: str | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    skip_special_tokens: bool | None = None
     logit_bias: dict[str, float] | None = None
     response_format: dict[str, Any] | None = None
+    prompt_logprobs: int | None = None
+    min_tokens: int | None = None
+    include_stop_str_in_output: bool | None = None
+    use_beam_search: bool | None = None
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[int] | None = None
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
 
     @property
     def answers(self) -> int:
@@ -58,12 +96,18 @@ class Ask(msgspec.Struct, kw_only=True):
             raise ApiError("You must provide a model parameter.", param="model")
         if not 1 <= self.answers <= MOST_ANSWERS:
             raise ApiError(f"`n` must be between 1 and {MOST_ANSWERS}.", param="n")
-        if "" in self.stops:
-            raise ApiError("A stop string must not be empty.", param="stop")
+        for name, allowed in RANGES.items():
+            _check_range(name, getattr(self, name), allowed)
+        _check_stops(self.stops)
         if self.stream_options is not None and not self.stream:
             raise ApiError("`stream_options` is only allowed with `stream` set to true.", param="stream_options")
         if self.logit_bias:
             raise unsupported("logit_bias", "logit biases")
+        if self.prompt_logprobs is not None:
+            raise unsupported("prompt_logprobs", "log probabilities of the prompt")
+        for name, what in _UNSUPPORTED.items():
+            if getattr(self, name):
+                raise unsupported(name, what)
         form = self.response_format
         if form is not None and form.get("type", "text") != "text":
             raise unsupported("response_format", f"the response format {form['type']!r}; only text")
@@ -89,13 +133,21 @@ class ChatAsk(Ask, kw_only=True):
         """Output tokens the client allows; None when it names no number."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
+    @property
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens are wanted beside each token's own log probability; None: none of it all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
     def check(self) -> None:
         super().check()
         if not self.messages:
             raise ApiError("You must provide `messages` as a list of at least one message.", param="messages")
         _check_length(self.most_tokens, "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens")
-        if self.logprobs or self.top_logprobs:
-            raise unsupported("logprobs", "log probabilities")
+        _check_range("top_logprobs", self.top_logprobs, _LOGPROBS)
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(
+                "The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.", param="top_logprobs"
+            )
         if not (self.tool_choice is None or self.tool_choice in ("none", "auto")):
             raise unsupported("tool_choice", "a required tool call; only `tool_choice` none and auto")
         if not (self.function_call is None or self.function_call in ("none", "auto")):
@@ -118,19 +170,22 @@ class CompletionAsk(Ask, kw_only=True):
     def most_tokens(self) -> int:
         return COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
 
+    @property
+    def likeliest(self) -> int | None:
+        return self.logprobs
+
     def check(self) -> None:
         super().check()
         _check_length(self.max_tokens, "max_tokens")
         if len(self.prompts()) * self.answers > MOST_ANSWERS:
             raise ApiError(f"A request may ask for {MOST_ANSWERS} answers at most, over all prompts.", param="prompt")
-        if self.logprobs is not None:
-            raise unsupported("logprobs", "log probabilities")
+        _check_range("logprobs", self.logprobs, _LOGPROBS)
         if self.echo:
             raise unsupported("echo", "echoing the prompt")
         if self.suffix:
             raise unsupported("suffix", "a suffix")
         if self.best_of is not None and self.best_of != self.answers:
-            raise unsupported("best_of", "`best_of` other than `n`")
+            raise unsupported("best_of", "a choice of the best answers; `best_of` must equal `n`")
 
     def prompts(self) -> list[str | list[int]]:
         """Each prompt, as text or token ids. Raises ApiError for an empty one, or a mixture."""
@@ -176,6 +231,31 @@ def read(body: bytes, kind: type[Body]) -> Body:
         raise ApiError(f"The request body has a field that is missing or of the wrong type: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(f"The request body is not valid JSON: {error}.") from None
+
+
+def _check_range(name: str, value: float | None, allowed: Range) -> None:
+    """Raises ApiError in OpenAI's words."""
+    if value is None or allowed.admits(value):
+        return
+    kind = "integer" if isinstance(value, int) else "decimal"
+    if allowed.too_low(value):
+        where, sign, bound, code = "below minimum", ">" if allowed.above else ">=", allowed.low, "below_min"
+    else:
+        where, sign, bound, code = "above maximum", "<=", allowed.high, "above_max"
+    raise ApiError(
+        f"Invalid '{name}': {kind} {where} value. Expected a value {sign} {bound}, but got {value} instead.",
+        param=name,
+        code=f"{kind}_{code}_value",
+    )
+
+
+def _check_stops(stops: Sequence[str]) -> None:
+    if "" in stops:
+        raise ApiError("A stop string must not be empty.", param="stop")
+    if len(stops) > MOST_STOPS or sum(map(len, stops)) > MOST_STOP_CHARACTERS:
+        raise ApiError(
+            f"`stop` may have {MOST_STOPS} strings at most, of {MOST_STOP_CHARACTERS} characters in all.", param="stop"
+        )
 
 
 def _check_length(tokens: int | None, param: str) -> None:

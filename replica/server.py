@@ -19,9 +19,10 @@ from aiohttp import web
 
 from radix.chat import token_files
 from radix.events import KEY_BYTES, Registration, encode, pack_keys, unpack_keys
-from replica.answers import DONE, Answer, ChatForm, CompletionForm, Form, sse
-from replica.engine import Engine, EngineStopped, Generation, GenerationFailed, Output
+from replica.answers import DONE, ChatForm, CompletionForm, Form, joined, sse
+from replica.engine import Engine, EngineStopped
 from replica.errors import CONTEXT_LENGTH_EXCEEDED, ApiError, error_body
+from replica.generation import Generation, GenerationFailed, Output
 from replica.intake import Intake
 from replica.metrics import Metrics
 from replica.request import Request
@@ -73,15 +74,16 @@ class Server:
         body = await http.read()
         ask = read(body, ChatAsk)
         requests = await self._intake.chat(ask, len(body))
-        return await self._answer(http, requests, ChatForm(ask.model, _id(http), ask.wants_usage), bool(ask.stream))
+        return await self._answer(http, requests, self._form(ChatForm, http, ask), bool(ask.stream))
 
     async def _completion(self, http: web.Request) -> web.StreamResponse:
         body = await http.read()
         ask = read(body, CompletionAsk)
         requests = await self._intake.completion(ask, len(body))
-        return await self._answer(
-            http, requests, CompletionForm(ask.model, _id(http), ask.wants_usage), bool(ask.stream)
-        )
+        return await self._answer(http, requests, self._form(CompletionForm, http, ask), bool(ask.stream))
+
+    def _form(self, kind: type[Form], http: web.Request, ask: ChatAsk | CompletionAsk) -> Form:
+        return kind(ask.model, _id(http), ask.wants_usage, self._intake.tokenizer.pieces)
 
     async def _answer(self, http: web.Request, requests: list[Request], form: Form, stream: bool) -> web.StreamResponse:
         generation = self._submit(requests)
@@ -197,19 +199,18 @@ class Server:
 
 
 async def _whole(generation: Generation, form: Form, first: list[tuple[int, Output]]) -> web.Response:
-    answers = [Answer() for _ in generation.requests]
-    _collect(answers, first)
+    parts: list[list[Output]] = [[] for _ in generation.requests]
+    _collect(parts, first)
     async for grown in generation:
-        _collect(answers, grown)
-    body = form.whole(answers, generation.requests)
+        _collect(parts, grown)
+    body = form.whole([joined(answer) for answer in parts], generation.requests)
     headers = {CACHED_TOKENS: str(generation.cached_tokens)}
     return web.Response(body=body, content_type="application/json", headers=headers)
 
 
-def _collect(answers: list[Answer], grown: list[tuple[int, Output]]) -> None:
+def _collect(parts: list[list[Output]], grown: list[tuple[int, Output]]) -> None:
     for index, output in grown:
-        answers[index].text += output.text
-        answers[index].finish = output.finish
+        parts[index].append(output)
 
 
 async def _stream(
@@ -243,8 +244,7 @@ async def _send(response: web.StreamResponse, form: Form, opened: set[int], grow
         if index not in opened:
             opened.add(index)
             events.append(form.opening(index))
-        if output.text or output.finish:
-            events.append(form.chunk(index, output.text, output.finish))
+        events.append(form.chunk(index, output))
     if data := b"".join(events):
         await response.write(data)
 

@@ -14,6 +14,7 @@ from xxhash import xxh3_64_intdigest
 
 from radix.chat import ChatTokenizer
 from replica.request import Request
+from replica.runner import Sampled
 from replica.scheduler import Slice, Step
 
 # A step that starts this soon after the last one ended (seconds) counts as following it without a pause.
@@ -73,6 +74,7 @@ class Book:
 class SimulatedRunner:
     """Runs steps in simulated time, `speedup` times as fast as the timing model says.
 
+    It makes no use of the time between two steps, so there is no lookahead, and it has no log probabilities.
     Without a length from the client, an answer ends after `shortest` to `longest` tokens with the token `eos`, if there
     is one. The simulator uses `duration` and `sample` without `run`.
     """
@@ -99,6 +101,10 @@ class SimulatedRunner:
         self._longest = longest
         self._due = 0.0
 
+    @property
+    def lookahead(self) -> int:
+        return 0
+
     def duration(self, step: Step) -> float:
         """Simulated seconds that the step takes."""
         return self._timing.duration(step)
@@ -107,14 +113,14 @@ class SimulatedRunner:
         """The next token of each slice that samples."""
         return [self._next_token(part) for part in step.slices if part.samples]
 
-    async def run(self, step: Step) -> list[int]:
+    async def run(self, step: Step) -> Sampled:
         loop = asyncio.get_running_loop()
         now = loop.time()
         # The engine's own work between two steps, and a late wake-up, are part of the time a step takes.
         begin = self._due if now - self._due < _FOLLOWS_S else now
         self._due = begin + self.duration(step) / self._speedup
         await asyncio.sleep(max(0.0, self._due - now))
-        return self.sample(step)
+        return Sampled(self.sample(step))
 
     def _next_token(self, part: Slice) -> int:
         request = part.request

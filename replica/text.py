@@ -1,46 +1,35 @@
 """From tokens to text, one token at a time: never half a character, never a stop string.
 
 Owns what of an answer's text may be shown already. Must never hold text back longer than it takes to know that it is
-neither the beginning of a character nor of a stop string.
+neither the beginning of a character nor of a stop string, nor look at a token twice.
 """
 
 from __future__ import annotations
 
+from codecs import utf_8_decode
 from collections.abc import Callable, Sequence
 
-Decode = Callable[[Sequence[int]], str]
-
-# What a decoder prints for bytes that are not, or not yet, a character.
-_REPLACEMENT = "\ufffd"
-# Tokens kept in front of the newest, since some decoders treat the first token of a text differently.
-_CONTEXT = 4
+Piece = Callable[[int], bytes]
+"""What a token stands for, which may be part of a character."""
 
 
 class TextStream:
     """The text of one answer. `push` a token at a time, `take` what may be shown, `finish` at the end."""
 
-    def __init__(self, decode: Decode, stop: Sequence[str] = ()) -> None:
-        self._decode = decode
+    def __init__(self, piece: Piece, stop: Sequence[str] = ()) -> None:
+        self._piece = piece
         self._stop = tuple(stop)
         self._longest_stop = max(map(len, self._stop), default=0)
-        self._window: list[int] = []
-        self._shown = 0  # characters of the window's text that have left it
+        self._part = b""  # of a character
         self._held = ""
         self._ready: list[str] = []
 
     def push(self, token: int) -> bool:
         """Takes the next token. True when it completes a stop string: the text ends just before it."""
-        self._window.append(token)
-        text = self._decode(self._window)
-        # A character's missing bytes can only be at the very end, and print as one replacement character.
-        whole = len(text) - text.endswith(_REPLACEMENT)
-        if whole <= self._shown:
-            return False
-        fresh, self._shown = text[self._shown : whole], whole
-        if whole == len(text) and len(self._window) > 2 * _CONTEXT:
-            self._window = self._window[-_CONTEXT:]
-            self._shown = len(self._decode(self._window))
-        return self._release(fresh)
+        data = self._part + self._piece(token)
+        fresh, used = utf_8_decode(data, "replace", False)
+        self._part = data[used:]
+        return bool(fresh) and self._release(fresh)
 
     def take(self) -> str:
         """The text that became showable since the last call."""
@@ -50,9 +39,7 @@ class TextStream:
 
     def finish(self) -> None:
         """There are no more tokens: what was held back may be shown, unfinished characters as U+FFFD."""
-        rest = self._decode(self._window)[self._shown :]
-        self._window.clear()
-        self._shown = 0
+        rest, self._part = self._part.decode(errors="replace"), b""
         if not self._release(rest):
             self._ready.append(self._held)
             self._held = ""

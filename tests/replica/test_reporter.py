@@ -17,7 +17,8 @@ from radix.redis_link import open_link
 from radix.redis_tree import RedisTree
 from replica.journal import Journal
 from replica.reporter import Reporter
-from replica.service import ReplicaService, Settings
+from replica.service import ReplicaService
+from replica.settings import Settings
 from tests.redis_server import RedisServer
 from tests.replica.conftest import QUICK
 from tests.replica.replay import Replay

@@ -13,7 +13,8 @@ import pytest
 
 from radix.blocks import block_keys, namespace_seed
 from radix.events import BlockRemoved, Registration, decode_snapshot, pack_keys, unpack_keys
-from replica.service import ReplicaService, Settings
+from replica.service import ReplicaService
+from replica.settings import Settings
 from replica.simulated import TimingModel
 from tests.replica.conftest import QUICK
 from tests.replica.replay import Replay

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
+from itertools import cycle, islice
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,13 +16,17 @@ from replica.text import TextStream
 
 
 def decode_bytes(tokens: Sequence[int]) -> str:
-    """A tokenizer with one token for each byte."""
     return bytes(tokens).decode(errors="replace")
+
+
+def byte_piece(token: int) -> bytes:
+    """A tokenizer with one token for each byte."""
+    return bytes([token])
 
 
 def stream(tokens: Sequence[int], stop: Sequence[str] = ()) -> tuple[list[str], bool]:
     """The pieces shown after each token and at the end, and whether a stop string ended it."""
-    text = TextStream(decode_bytes, stop)
+    text = TextStream(byte_piece, stop)
     pieces = []
     for token in tokens:
         stopped = text.push(token)
@@ -68,8 +75,8 @@ def test_the_bundled_tokenizer_streams_what_it_decodes() -> None:
 
     @given(st.text(max_size=30))
     def streams(text: str) -> None:
-        tokens = tokenizer.encode(text, add_special_tokens=False)
-        shown = TextStream(tokenizer.decode)
+        tokens = [2, *tokenizer.encode(text, add_special_tokens=False), 2]  # a special token does not show
+        shown = TextStream(tokenizer.pieces.visible)
         pieces = []
         for token in tokens:
             shown.push(token)
@@ -78,3 +85,53 @@ def test_the_bundled_tokenizer_streams_what_it_decodes() -> None:
         assert "".join([*pieces, shown.take()]) == tokenizer.decode(tokens)
 
     streams()
+
+
+WORDS = [
+    b"",
+    b"the ",
+    b"bri",
+    b"dge",
+    b"\xf0\x9f",
+    b"\x8c\x89",
+    b"\xe8",
+    b"\xaa\x9e\n",
+    b"END",
+    b"E",
+    b"ND\xff",
+    b". EN",
+]
+
+
+@given(st.lists(st.integers(0, len(WORDS) - 1), max_size=30))
+def test_a_stop_string_may_lie_across_tokens_and_characters_too(tokens: list[int]) -> None:
+    shown, stopped = TextStream(WORDS.__getitem__, ["END", "ge🌉"]), False
+    for token in tokens:
+        if stopped := shown.push(token):
+            break
+    else:
+        shown.finish()
+    whole = b"".join(WORDS[token] for token in tokens).decode(errors="replace")
+    found = [at for at in (whole.find(stop) for stop in ("END", "ge🌉")) if at >= 0]
+    assert stopped == bool(found)
+    assert shown.take() == (whole[: min(found)] if found else whole)
+
+
+@pytest.mark.parametrize("piece", [b"the ", b"\xe8\xaa\x9e", b"\xff", b"\xf0", b"E"])
+def test_a_long_answer_keeps_no_more_than_a_short_one(piece: bytes) -> None:
+    looked_at = 0
+
+    def look(token: int) -> bytes:
+        nonlocal looked_at
+        looked_at += 1
+        return piece[token : token + 1]
+
+    text = TextStream(look, ["END", "ENDING"])
+    tracemalloc.start()
+    for token in islice(cycle(range(len(piece))), 5_000):
+        text.push(token)
+        text.take()
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert looked_at == 5_000, "each token once"
+    assert grown < 10_000
