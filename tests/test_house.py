@@ -46,6 +46,7 @@ def test_imports_only_point_down(room: str) -> None:
         ("router.app, router.cli, router.main", {"torch", "tokenizers", "redis", "replica", "loadgen", "kernels"}),
         ("replica.cli, replica.service", {"torch", "triton", "redis", "router", "loadgen"}),
         ("loadgen.cli", {"torch"}),
+        ("replica.models.config", {"torch", "safetensors", "transformers"}),
     ],
 )
 def test_what_a_command_never_loads(modules: str, never: set[str]) -> None:
@@ -58,3 +59,18 @@ def test_every_module_says_what_it_owns() -> None:
     for room in MAY_IMPORT:
         for path in (ROOT / room).rglob("*.py"):
             assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_transformers_works_beside_our_kernels() -> None:
+    """It probes for a package of that name on the index: ours, found in its stead, must neither break nor serve it."""
+    code = """
+import kernels, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import is_kernels_available
+shape = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=8)
+logits = LlamaForCausalLM(LlamaConfig(**shape, eos_token_id=None))(torch.tensor([[1, 2]])).logits
+print(kernels.__file__, is_kernels_available(), tuple(logits.shape))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split(maxsplit=1) == [str(ROOT / "kernels" / "__init__.py"), "False (1, 2, 8)\n"]
