@@ -17,7 +17,7 @@ object of their own. Runs are split where prompts diverge and are not merged aga
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from radix.run import WHOLE, Run, chosen, common, covered, height, leading, set_part, shared_range, span
 from radix.slots import Slots
@@ -25,9 +25,13 @@ from radix.tree import ROOT, RunTree
 
 
 class PrefixIndex:
-    """Residency of many replicas. Not safe for use from several threads at once."""
+    """Residency of many replicas. Not safe for use from several threads at once.
+
+    `on_removed`, when given, hears of what `remove` and `clear` take from a replica: its id and the keys, None for all.
+    """
 
     def __init__(self) -> None:
+        self.on_removed: Callable[[int, Sequence[int] | None], None] | None = None
         self._slots = Slots()
         self._tree = RunTree()
         self._unheld = 0
@@ -46,6 +50,8 @@ class PrefixIndex:
 
     def clear(self, rid: int) -> None:
         """The replica holds nothing any more, at once; `sweep` frees what it held."""
+        if self.on_removed is not None:
+            self.on_removed(rid, None)
         self._slots.renew(rid)
 
     def take_over(self, rid: int, other: int) -> None:
@@ -115,6 +121,8 @@ class PrefixIndex:
 
     def remove(self, rid: int, keys: Sequence[int]) -> None:
         """The replica holds `keys` no more. Those it does not hold are ignored."""
+        if self.on_removed is not None:
+            self.on_removed(rid, keys)
         slot = self._slots.slot(rid)
         done, count = 0, len(keys)
         # Blocks mostly leave from the end of a prompt upwards, in one call or over many.

@@ -68,6 +68,15 @@ class PredictedResidency:
         """A prompt just recorded did not get there. Its first `kept` blocks were believed before it, and stay so."""
         self.index.remove(rid, keys[kept : self._capacity][::-1])
 
+    def clear(self, rid: int) -> None:
+        """The replica is believed to hold nothing."""
+        self.index.clear(rid)
+        self._recorded[rid] = Recency()
+
+    def evicted(self, rid: int, keys: Sequence[int]) -> None:
+        """The replica is known not to hold these, whatever was recorded."""
+        self.index.remove(rid, keys)
+
     def match(self, keys: Sequence[int], now: float) -> dict[int, int]:
         """For each replica believed to hold keys[0]: how many of `keys` from there on without a gap."""
         if self._due and self._due[0][0] <= now - self._ttl_s:

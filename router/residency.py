@@ -4,7 +4,7 @@ Owns the joining of three sources into one overlap per replica:
 
 - *truth*: what replicas report (see `truth.py`). Where it is believed, it says what is there.
 - *hints*: exact prompts just routed to a replica that reports. Short-lived; they bridge the time until its blocks are
-  stored, so that a burst of siblings goes one way.
+  stored, so that a burst of siblings goes one way. A reported eviction ends them: it is newer, and true.
 - *memory*: prompts routed to a replica that reports nothing, or nothing that such keys could match (text), or whose
   reports are not believed. All that is known of it; bounded by LRU and by age.
 
@@ -56,6 +56,7 @@ class Residency:
         self._known: dict[Replica, Known] = {}
         self._demoted: dict[str, tuple[int, str]] = {}  # by name: the epoch that is not believed, and why
         fleet.subscribe(self._on_change)
+        self.index.on_removed = self._on_removed
 
     # On every request.
 
@@ -154,6 +155,16 @@ class Residency:
         if exact and known.block_size == exact:
             return self._hints, known.hinted
         return self._memory, known.remembered
+
+    def _on_removed(self, rid: int, keys: Sequence[int] | None) -> None:
+        """A replica reports that it holds these no more; None: nothing at all."""
+        for known in self._known.values():
+            if known.reports is not None and known.reports.rid == rid:
+                if keys is None:
+                    self._hints.clear(known.hinted)
+                else:
+                    self._hints.evicted(known.hinted, keys)
+                return
 
     def _demotion(self, replica: Replica) -> str | None:
         """Why this incarnation's reports are not believed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from random import Random
 
-from radix.events import BlockStored, EventBatch, Registration, pack_keys
+from radix.events import AllBlocksCleared, BlockRemoved, BlockStored, Event, EventBatch, Registration, pack_keys
 from router.decide import Decider, Decision
 from router.fleet import Address, Fleet, Replica
 from router.outbox import Outbox
@@ -47,8 +47,10 @@ class Setting:
         return self.decider.decide(pool.up, pool.names, prompt, query, "id", "m", "/v1/chat/completions", now)
 
     def report(self, name: str, keys: list[int]) -> None:
-        batch = EventBatch(name, 1, 0, (BlockStored(None, pack_keys(keys)),))
-        self.truth.apply(self.replica(name), batch)
+        self.say(name, 0, BlockStored(None, pack_keys(keys)))
+
+    def say(self, name: str, seq: int, event: Event) -> None:
+        self.truth.apply(self.replica(name), EventBatch(name, 1, seq, (event,)))
 
 
 def _pool() -> ConnectionPool:
@@ -127,6 +129,17 @@ def test_prompts_that_all_share_their_first_block_do_not_pile_up_on_one_replica(
                 under_way.popleft().release()
         assert max(counts.values()) <= 1.5 * 100
         assert len(counts) == 8
+
+
+def test_a_reported_eviction_is_believed_at_once_whatever_was_routed_there() -> None:
+    setting = Setting(reporting=1)
+    setting.decide([1, 2, 3])
+    setting.say("r0", 0, BlockStored(None, pack_keys([1, 2, 3])))
+    assert setting.decide([1, 2, 3, 4]).receipt.overlap_tokens == [3 * 16]
+    setting.say("r0", 1, BlockRemoved(pack_keys([3, 2])))
+    assert setting.decide([1, 2, 3, 4]).receipt.overlap_tokens == [16]
+    setting.say("r0", 2, AllBlocksCleared())
+    assert setting.decide([1, 2, 3, 4]).receipt.overlap_tokens == [0]
 
 
 def test_a_request_that_failed_takes_back_only_what_it_brought() -> None:
