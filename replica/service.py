@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from aiohttp import web
 
 from radix.chat import ChatTokenizer
 from radix.events import Registration
-from replica import tokenizer as bundled
+from replica.backend import Progress, open_backend
 from replica.blocks import BlockPool
 from replica.engine import Engine
 from replica.intake import Intake
 from replica.journal import Journal
+from replica.kv_events import KvEventPublisher, KvEventsError
 from replica.metrics import Metrics
 from replica.reporter import Reporter
-from replica.scheduler import Scheduler, SchedulerLimits
+from replica.scheduler import Scheduler
 from replica.server import Server
-from replica.simulated import Book, SimulatedRunner, TimingModel, first_eos
+from replica.settings import Settings
 
 # Routers keep connections and reuse them: they, not we, should be the ones to close.
 _KEEP_ALIVE_S = 600.0
@@ -31,47 +30,33 @@ _KEEP_ALIVE_S = 600.0
 _LAST_WORDS_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a simulated replica is. `port` 0 takes a free one; `join` lists the control addresses of routers to report
-    to, `report` the URLs of Redis.
+class ReplicaService:
+    """`start`, then serve until `stop`. Loads the model when it is made, which may take minutes.
+
+    Raises TokenizerError when the tokenizer cannot be loaded, ModelError when the model cannot be served, and
+    KvEventsError when an endpoint for KV events is none.
     """
 
-    name: str
-    model: str = "simulated"
-    host: str = "127.0.0.1"
-    port: int = 0
-    advertise: str = ""
-    join: tuple[str, ...] = ()
-    report: tuple[str, ...] = ()
-    tokenizer: Path = field(default_factory=bundled.directory)
-    block_size: int = 16
-    kv_blocks: int = 8192
-    max_model_len: int = 32_768
-    limits: SchedulerLimits = field(default_factory=SchedulerLimits)
-    timing: TimingModel = field(default_factory=TimingModel)
-    speedup: float = 1.0
-    drain_s: float = 2.0
-
-
-class ReplicaService:
-    """`start`, then serve until `stop`. Raises TokenizerError when the tokenizer cannot be loaded."""
-
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, progress: Progress | None = None) -> None:
         self._settings = settings
         self._epoch = time.time_ns()
-        self._tokenizer = ChatTokenizer.load(settings.tokenizer)
-        scheduler = Scheduler(BlockPool(settings.kv_blocks, settings.block_size), settings.limits)
-        runner = SimulatedRunner(
-            Book.of(bundled.corpus(), self._tokenizer),
-            settings.timing,
-            eos=first_eos(self._tokenizer.eos_ids),
-            speedup=settings.speedup,
-        )
+        self._tokenizer = ChatTokenizer.load(settings.tokenizer_directory)
+        self._kv_events = _kv_events(settings)
+        self._backend = backend = open_backend(settings, self._tokenizer, progress)
+        pool = BlockPool(backend.kv_blocks, settings.block_size, sharing=settings.prefix_cache, witness=self._kv_events)
+        scheduler = Scheduler(pool, settings.limits)
         journal = Journal(settings.name, self._epoch)
         metrics = Metrics(scheduler, settings.model)
-        self.engine = Engine(scheduler, runner, journal, metrics)
-        self._intake = Intake(self._tokenizer, settings.model, settings.max_model_len)
+        on_publish = self._kv_events.flush if self._kv_events else None
+        self.engine = Engine(scheduler, backend.runner, journal, metrics, on_publish=on_publish)
+        self._intake = Intake(
+            self._tokenizer,
+            settings.model,
+            backend.max_model_len,
+            backend.defaults,
+            logprobs=backend.logprobs,
+            eos_ids=backend.eos_ids,
+        )
         self._server = Server(self.engine, self._intake, metrics, self.account)
         self._reporter = Reporter(
             journal, self.account, self.engine.snapshot, controls=settings.join, reports=settings.report
@@ -99,18 +84,20 @@ class ReplicaService:
             epoch=self._epoch,
             models=(settings.model,),
             block_size=settings.block_size,
-            capacity_blocks=settings.kv_blocks,
-            tokenizer=str(settings.tokenizer.resolve()),
+            capacity_blocks=self._backend.kv_blocks,
+            tokenizer=str(settings.tokenizer_directory.resolve()),
             tokenizer_fingerprint=self._tokenizer.fingerprint,
-            max_model_len=settings.max_model_len,
+            max_model_len=self._backend.max_model_len,
         )
 
     async def start(self) -> None:
-        """Raises OSError when it cannot listen."""
+        """Raises OSError when it cannot listen, KvEventsError when it cannot publish."""
         await self._http.setup()
         try:
             await web.TCPSite(self._http, self._settings.host, self._settings.port).start()
-        except OSError:
+            if self._kv_events is not None:
+                self._kv_events.start()
+        except (OSError, KvEventsError):
             await self._http.cleanup()
             raise
         self.engine.start()
@@ -128,3 +115,18 @@ class ReplicaService:
         await self.engine.stop()
         await self._http.cleanup()
         self._intake.close()
+        if self._kv_events is not None:
+            await self._kv_events.close()
+        await asyncio.to_thread(self._backend.close)  # a step may still be under way
+
+
+def _kv_events(settings: Settings) -> KvEventPublisher | None:
+    where = settings.kv_events
+    if where is None:
+        return None
+    return KvEventPublisher(
+        where.endpoint,
+        block_size=settings.block_size,
+        replay_endpoint=where.replay or None,
+        topic=where.topic,
+    )

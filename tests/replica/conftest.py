@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from replica.service import ReplicaService, Settings
+from replica.service import ReplicaService
+from replica.settings import Settings
 from replica.simulated import TimingModel
 
 QUICK = TimingModel(step_s=1e-4, prefill_rate=1e7, decode_s=0, context_token_s=0)

@@ -342,10 +342,10 @@ def receipts(router: RunningRouter) -> list[dict[str, Any]]:
     return found
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Polls a condition of another thread or process until it holds. Fails after WAIT_S."""
+def wait_until(condition: Callable[[], bool], within_s: float = WAIT_S) -> None:
+    """Polls a condition of another thread or process until it holds. Fails after `within_s`."""
     pause = threading.Event()
-    for _ in range(int(WAIT_S / 0.01)):
+    for _ in range(int(within_s / 0.01)):
         if condition():
             return
         pause.wait(0.01)
