@@ -37,7 +37,7 @@ chaos: $(VENV)/ready-dev  ## break every part under load, for minutes, and audit
 	RADIXGATE_CHAOS=full $(BIN)/pytest tests/chaos
 
 gpu-check: $(VENV)/ready-dev  ## the tests that need an NVIDIA GPU; fails without one
-	$(BIN)/pytest tests/gpu --require-gpu
+	RADIXGATE_GPU=required TRITON_INTERPRET=0 $(BIN)/pytest tests/gpu
 
 gpu-bench: $(VENV)/ready-dev  ## measure the GPU, then the kernels and the engine against it; writes build/gpu_bench.json
 	$(BIN)/python -m loadgen.gpu_bench --json build/gpu_bench.json

@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """`runner` computes into `kv_blocks` blocks. `defaults`: what the model wants of sampling where clients say nothing.
+    """`runner` computes into `kv_blocks` blocks. `defaults`: what the model wants where clients say nothing.
     `logprobs`: whether the runner gives any. `eos_ids` end answers, beside the tokenizer's own. `close` ends what
     the runner holds on to.
     """
