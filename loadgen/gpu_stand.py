@@ -1,7 +1,7 @@
 """The model under test and the runner it runs in.
 
 Owns the weights (random), one runner at a time, and the size of its KV memory. Must never decide what is measured, nor
-reach past the runner's own interface but for the replay of its graphs alone.
+reach past the runner's own interface.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,22 +82,15 @@ class Stand:
         requests = [request(*asked) for asked in zip(prompts, outputs, strict=True)]
         return drive(runner, pool, limits, requests, enough)
 
-    def replay_seconds(self, rows: int) -> tuple[float, float]:
-        """What the device alone needs for the decode step of `rows` requests that was run last: for its graph, and for
-        its graph, logits and argmax. Raises TooLarge where nothing was captured.
+    def replay_seconds(self, rows: int) -> float:
+        """What the device alone needs for the decode step of `rows` requests that was run last: from its inputs to the
+        likeliest tokens. Raises TooLarge where nothing was captured.
         """
-        if self._opened is None or self.device.type != "cuda":
+        replay = self._opened[1].replay(rows) if self._opened is not None else None
+        if replay is None:
             raise TooLarge("there are no graphs on this device")
-        graph, hidden = _graph(self._opened[1], rows)
-        model = self._load()
-
-        @torch.inference_mode()
-        def step() -> None:
-            graph()
-            model.logits(hidden).argmax(dim=-1)
-
         self._stopwatch = self._stopwatch or Stopwatch(self.device)
-        return self._stopwatch.time(graph).median, self._stopwatch.time(step).median
+        return self._stopwatch.time(replay).median
 
     def close(self) -> None:
         """Ends the runner and gives its memory back."""
@@ -152,12 +145,3 @@ class Stand:
             self._model = Decoder(config, device_ops(self.device), device=self.device, dtype=self._dtype)
             fill_dummy(self._model)
         return self._model
-
-
-def _graph(runner: ModelRunner, rows: int) -> tuple[Callable[[], None], torch.Tensor]:
-    """The replay of the graph that serves `rows` requests, and where it leaves their hidden states."""
-    graphs = runner._graphs  # nothing else needs it, so the runner does not show it
-    if graphs is None:
-        raise TooLarge("this runner captured no graphs")
-    graph, hidden = graphs._graphs[graphs.padded(rows)]
-    return graph.replay, hidden[:rows]

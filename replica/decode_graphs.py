@@ -1,14 +1,16 @@
 """Decode steps of fixed shapes: padded to the next of a few sizes and, on CUDA, captured once and replayed.
 
-A graph reads and writes the same memory each time. So this file owns static inputs that every decode step is copied to,
-and the capture. What is captured goes from there to the last hidden states. Logits and sampling stay outside: their
-shapes follow what the requests want, and static logits for every size would take gigabytes.
+A graph reads and writes the same memory each time. So this file owns static inputs that every decode step is copied
+to, static outputs, and the capture. What is captured goes from the inputs to the logits and the likeliest token of each
+row. Sampling stays outside: its shapes follow what the requests want. All sizes share one memory for their logits; one
+for each size would take gigabytes.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +20,15 @@ from replica.batch import Inputs
 
 Forward = Callable[[Tensor, Tensor, Layout], Tensor]
 """Tokens [T], positions [T] and layout to the last hidden states [T, H]."""
+Head = Callable[[Tensor], Tensor]
+"""Hidden states [S, H] to logits, fp32 [S, V]."""
+
+
+class Decoded(NamedTuple):
+    """Of each row: its logits, fp32 [rows, V], and the likeliest token, int64 [rows]. Valid until the next step."""
+
+    logits: Tensor
+    likeliest: Tensor
 
 
 def graph_sizes(most: int) -> tuple[int, ...]:
@@ -38,9 +49,19 @@ class DecodeGraphs:
     """
 
     def __init__(
-        self, forward: Forward, sampled: Tensor, *, most: int, width: int, longest_context: int, capture: bool
+        self,
+        forward: Forward,
+        head: Head,
+        sampled: Tensor,
+        *,
+        vocabulary: int,
+        most: int,
+        width: int,
+        longest_context: int,
+        capture: bool,
     ) -> None:
         self._forward = forward
+        self._head = head
         self._sampled = sampled
         self._sizes = graph_sizes(most)
         self._longest_context = longest_context
@@ -57,7 +78,9 @@ class DecodeGraphs:
             query_starts=torch.arange(most + 1, dtype=torch.int32, device=device),
             block_tables=torch.zeros((most, width), dtype=torch.int32, device=device),
         )
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._logits = torch.zeros((most, vocabulary), dtype=torch.float32, device=device)
+        self._likeliest = torch.zeros(most, dtype=torch.int64, device=device)
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         if capture:
             self._capture()
 
@@ -65,8 +88,8 @@ class DecodeGraphs:
         """The size of the graph that serves so many requests."""
         return self._sizes[bisect_left(self._sizes, rows)]
 
-    def run(self, inputs: Inputs[Tensor]) -> Tensor:
-        """The last hidden states [rows, H] of a decode step of one of the sizes; valid until the next call."""
+    def run(self, inputs: Inputs[Tensor]) -> Decoded:
+        """Computes a decode step of one of the sizes."""
         rows, width = inputs.block_tables.shape
         static = self._static
         static.tokens[:rows] = inputs.tokens
@@ -75,14 +98,20 @@ class DecodeGraphs:
         static.sources[:rows] = inputs.sources
         static.context_lens[:rows] = inputs.context_lens
         static.block_tables[:rows, :width] = inputs.block_tables
-        captured = self._graphs.get(rows)
-        if captured is None:
-            return self._compute(rows)
-        graph, hidden = captured
-        graph.replay()
-        return hidden
+        if rows in self._graphs:
+            self._graphs[rows].replay()
+        else:
+            self._compute(rows)
+        return Decoded(self._logits[:rows], self._likeliest[:rows])
 
-    def _compute(self, rows: int) -> Tensor:
+    def replay(self, rows: int) -> Callable[[], None] | None:
+        """Repeats the last decode step of so many requests on the device, without any work of the host's; None where
+        nothing is captured. For measurements.
+        """
+        graph = self._graphs.get(self.padded(rows))
+        return None if graph is None else graph.replay
+
+    def _compute(self, rows: int) -> None:
         static = self._static
         tokens = with_sampled(static.tokens[:rows], static.sources[:rows], self._sampled)
         decodes = Paged(
@@ -92,7 +121,10 @@ class DecodeGraphs:
             longest_query=1,
             longest_context=self._longest_context,
         )
-        return self._forward(tokens, static.positions[:rows], Layout(static.slots[:rows], decodes, None))
+        hidden = self._forward(tokens, static.positions[:rows], Layout(static.slots[:rows], decodes, None))
+        logits = self._head(hidden)
+        self._logits[:rows] = logits
+        self._likeliest[:rows] = logits.argmax(dim=-1)
 
     def _capture(self) -> None:
         """The largest first, so that the others fit into its memory: they share one pool, as they never run at once."""
@@ -101,5 +133,5 @@ class DecodeGraphs:
             self._compute(rows)  # compiles kernels and fills caches, which cannot be done during a capture
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                hidden = self._compute(rows)
-            self._graphs[rows] = (graph, hidden)
+                self._compute(rows)
+            self._graphs[rows] = graph

@@ -10,7 +10,7 @@ Must never touch the device from the event loop, nor keep anything about a reque
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kernels.ops import KvCache, Layout, Paged
 from replica.batch import Batch, Batcher, Inputs
-from replica.decode_graphs import DecodeGraphs, with_sampled
+from replica.decode_graphs import Decoded, DecodeGraphs, with_sampled
 from replica.draws import Draws
 from replica.models.decoder import Decoder
 from replica.packing import to_device
@@ -82,7 +82,9 @@ class ModelRunner:
             with torch.inference_mode(), self._device_chosen():
                 self._graphs = DecodeGraphs(
                     self._forward,
+                    model.logits,
                     self._sampled,
+                    vocabulary=model.config.vocab_size,
                     most=options.max_running,
                     width=padded_width(width),
                     longest_context=options.max_model_len,
@@ -114,6 +116,10 @@ class ModelRunner:
         with self._device_chosen():
             return _fetch(self._launch(self._batcher.batch(step)))
 
+    def replay(self, rows: int) -> Callable[[], None] | None:
+        """See `DecodeGraphs.replay`; None where there are no graphs."""
+        return self._graphs.replay(rows) if self._graphs else None
+
     def close(self) -> None:
         """Ends the threads, after the steps under way."""
         self._launcher.shutdown()
@@ -126,16 +132,25 @@ class ModelRunner:
         self._sampled_is_good = False
         tensors = to_device((*batch.inputs, *(batch.draws or ())), self._device)
         inputs: Inputs[Tensor] = Inputs(*tensors[: len(Inputs._fields)])
-        hidden = self._hidden(batch, inputs)
-        tokens, likely = self._sample(batch, hidden, inputs, tensors[len(Inputs._fields) :])
+        decoded = self._decoded(batch, inputs)
+        tokens, likely = self._sample(batch, decoded, tensors[len(Inputs._fields) :])
         self._sampled[: batch.samples] = tokens
         self._sampled_is_good = True
         return self._on_its_way(tokens, likely, batch.plan.likeliest if batch.plan else ())
 
+    def _decoded(self, batch: Batch, inputs: Inputs[Tensor]) -> Decoded | None:
+        """Of each slice that samples; None when none does."""
+        if batch.prefills == 0 and self._graphs is not None:
+            logits, likeliest = self._graphs.run(inputs)
+            return Decoded(logits[: batch.samples], likeliest[: batch.samples])
+        hidden = self._hidden(batch, inputs)
+        if batch.samples == 0:
+            return None
+        logits = self._model.logits(hidden[inputs.last_rows] if batch.prefills else hidden[: batch.samples])
+        return Decoded(logits, logits.argmax(dim=-1))
+
     def _hidden(self, batch: Batch, inputs: Inputs[Tensor]) -> Tensor:
         """The last hidden states of all tokens of the step, [T, H]."""
-        if batch.prefills == 0 and self._graphs is not None:
-            return self._graphs.run(inputs)
         split = batch.decodes
         decodes = prefills = None
         tokens, contexts, tables = inputs.tokens, inputs.context_lens, inputs.block_tables
@@ -153,22 +168,19 @@ class ModelRunner:
         hidden: Tensor = self._model(tokens, positions, layout, self._caches)
         return hidden
 
-    def _sample(
-        self, batch: Batch, hidden: Tensor, inputs: Inputs[Tensor], rest: list[Tensor]
-    ) -> tuple[Tensor, Likely | None]:
-        if batch.samples == 0:
+    def _sample(self, batch: Batch, decoded: Decoded | None, rest: list[Tensor]) -> tuple[Tensor, Likely | None]:
+        if decoded is None:
             return self._sampled[:0], None
-        last = hidden[inputs.last_rows] if batch.prefills else hidden[: batch.samples]
-        logits = self._model.logits(last)
         if batch.plan is None:
-            return logits.argmax(dim=-1), None
+            return decoded.likeliest, None
         draws: Draws[Tensor] = Draws(*rest)
-        return sample(logits, draws, batch.plan, self._model.ops, self._sampled)
+        return sample(decoded.logits, draws, batch.plan, self._model.ops, self._sampled)
 
     def _on_its_way(self, tokens: Tensor, likely: Likely | None, likeliest: tuple[int, ...]) -> Launched:
         """Sends the results to the host without waiting for them."""
         if not self._on_gpu:
-            return Launched(tokens, likely, likeliest, None)
+            # The next step may begin before this one's tokens are fetched, and may leave its own in the same place.
+            return Launched(tokens.clone(), likely, likeliest, None)
         tokens = _to_host(tokens)
         likely = Likely(*map(_to_host, likely)) if likely else None
         # While another step is under way, nobody misses the few microseconds that waking up takes; else spin.
