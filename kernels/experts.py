@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launch_sizes import cdiv, next_power_of_2
+
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
@@ -62,14 +64,14 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: T
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }
-    _gate_up[(tiles.shape[1], triton.cdiv(width, tile.columns))](
+    _gate_up[(tiles.shape[1], cdiv(width, tile.columns))](
         x, gate_up, middle, order, tiles, choices, hidden, width, x.stride(0), *gate_up.stride()[:2], **launch
     )
-    _down[(tiles.shape[1], triton.cdiv(hidden, tile.columns))](
+    _down[(tiles.shape[1], cdiv(hidden, tile.columns))](
         middle, down, parts, order, tiles, weights, width, hidden, *down.stride()[:2], **launch
     )
-    block = min(1024, triton.next_power_of_2(hidden))
-    _sum[(tokens, triton.cdiv(hidden, block))](parts, out, hidden, CHOICES=choices, BLOCK=block, num_warps=4)
+    block = min(1024, next_power_of_2(hidden))
+    _sum[(tokens, cdiv(hidden, block))](parts, out, hidden, CHOICES=choices, BLOCK=block, num_warps=4)
     return out
 
 
@@ -88,7 +90,7 @@ def routed(chosen: Tensor, count: int, rows: int) -> tuple[Tensor, Tensor]:
         pairs,
         tiles.shape[1],
         EXPERTS=count,
-        BINS=max(128, triton.next_power_of_2(count + 1)),
+        BINS=max(128, next_power_of_2(count + 1)),
         BLOCK=block,
         BLOCK_M=rows,
         num_warps=warps,

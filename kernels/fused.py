@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launch_sizes import cdiv, next_power_of_2
+
 TILE = 1024
 """Elements of a program, where the rows are short enough to choose."""
 
@@ -18,9 +20,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     width = x.shape[-1]
     heads = x.shape[1] if x.dim() == 3 else 1
-    block = triton.next_power_of_2(width)
+    block = next_power_of_2(width)
     rows = max(1, TILE // block) if heads > 1 else 1
-    _rms_norm[(triton.cdiv(x.shape[0] * heads, rows),)](
+    _rms_norm[(cdiv(x.shape[0] * heads, rows),)](
         x,
         weight,
         out,
@@ -40,7 +42,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     tokens, width = x.shape
-    block = triton.next_power_of_2(width)
+    block = next_power_of_2(width)
     _add_rms_norm[(tokens,)](
         x,
         residual,
@@ -59,9 +61,9 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
 def rope(query: Tensor, key: Tensor, positions: Tensor, cos_sin: Tensor) -> None:
     tokens, query_heads, key_heads = positions.shape[0], query.shape[1], key.shape[1]
     half = cos_sin.shape[1] // 2
-    block_half = triton.next_power_of_2(half)
-    block_heads = min(triton.next_power_of_2(max(query_heads, key_heads)), max(1, TILE // block_half))
-    query_tiles, key_tiles = triton.cdiv(query_heads, block_heads), triton.cdiv(key_heads, block_heads)
+    block_half = next_power_of_2(half)
+    block_heads = min(next_power_of_2(max(query_heads, key_heads)), max(1, TILE // block_half))
+    query_tiles, key_tiles = cdiv(query_heads, block_heads), cdiv(key_heads, block_heads)
     _rope[(tokens, query_tiles + key_tiles)](
         query,
         key,
@@ -83,8 +85,8 @@ def rope(query: Tensor, key: Tensor, positions: Tensor, cos_sin: Tensor) -> None
 def silu_mul(gate_up: Tensor) -> Tensor:
     tokens, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty((tokens, width), dtype=gate_up.dtype, device=gate_up.device)
-    block = min(TILE, triton.next_power_of_2(width))
-    _silu_mul[(tokens, triton.cdiv(width, block))](
+    block = min(TILE, next_power_of_2(width))
+    _silu_mul[(tokens, cdiv(width, block))](
         gate_up, out, width, gate_up.stride(0), BLOCK=block, num_warps=_warps(block)
     )
     return out

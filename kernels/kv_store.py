@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launch_sizes import cdiv, next_power_of_2
 from kernels.ops import KvCache
 
 TILE = 2048
@@ -18,9 +19,9 @@ TILE = 2048
 
 def store_kv(key: Tensor, value: Tensor, cache: KvCache, slots: Tensor) -> None:
     tokens, heads, width = key.shape
-    block_width = triton.next_power_of_2(width)
-    block_heads = min(triton.next_power_of_2(heads), max(1, TILE // block_width))
-    _store[(tokens, triton.cdiv(heads, block_heads))](
+    block_width = next_power_of_2(width)
+    block_heads = min(next_power_of_2(heads), max(1, TILE // block_width))
+    _store[(tokens, cdiv(heads, block_heads))](
         key,
         value,
         cache.key,

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launch_sizes import cdiv
 from kernels.tuning import multiprocessors
 
 TILE = 1024
@@ -24,10 +25,10 @@ MOST_SPLITS = 256
 
 def sample(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     rows, vocabulary = logits.shape
-    tiles = triton.cdiv(vocabulary, TILE)
-    wanted = triton.cdiv(4 * multiprocessors(logits.device), max(rows, 1))
-    steps = triton.cdiv(tiles, min(tiles, wanted, MOST_SPLITS))
-    splits = triton.cdiv(tiles, steps)
+    tiles = cdiv(vocabulary, TILE)
+    wanted = cdiv(4 * multiprocessors(logits.device), max(rows, 1))
+    steps = cdiv(tiles, min(tiles, wanted, MOST_SPLITS))
+    splits = cdiv(tiles, steps)
     best = torch.empty((rows, splits), dtype=torch.float32, device=logits.device)
     token = torch.empty((rows, splits), dtype=torch.int32, device=logits.device)
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
