@@ -25,6 +25,7 @@ from replica.model_runner import ModelRunner, RunnerOptions
 from replica.models.config import ModelConfig
 from replica.models.decoder import Decoder
 from replica.scheduler import SchedulerLimits
+from replica.warm_up import warm_up
 from replica.weights import fill_dummy
 
 BLOCK_SIZE = 16
@@ -108,20 +109,19 @@ class Stand:
         self.close()
         model = self._load()
         blocks = self._blocks(variant)
-        runner = ModelRunner(
-            model,
-            RunnerOptions(
-                max_running=self.size.max_running,
-                max_batched_tokens=self.size.max_batched_tokens,
-                max_model_len=self.size.max_model_len,
-                block_size=BLOCK_SIZE,
-                blocks=blocks,
-                kv_dtype=self._kv_dtype(variant),
-                overlap=variant.overlap,
-                graphs=variant.graphs,
-                padded=self.device.type == "cpu",
-            ),
+        options = RunnerOptions(
+            max_running=self.size.max_running,
+            max_batched_tokens=self.size.max_batched_tokens,
+            max_model_len=self.size.max_model_len,
+            block_size=BLOCK_SIZE,
+            blocks=blocks,
+            kv_dtype=self._kv_dtype(variant),
+            overlap=variant.overlap,
+            graphs=variant.graphs,
+            padded=self.device.type == "cpu",
         )
+        runner = ModelRunner(model, options)
+        warm_up(runner, options)
         self._opened = (variant, runner, blocks)
         return runner, blocks
 

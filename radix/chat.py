@@ -71,7 +71,8 @@ class ChatTokenizer:
         self.pieces = pieces
         self.eos_ids = eos_ids
         self.fingerprint = fingerprint
-        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        # Not how many there are: some vocabularies have gaps.
+        self.vocab_size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self.affixes = self._find_affixes()
 
     @classmethod

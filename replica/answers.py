@@ -5,9 +5,10 @@ Owns their form. Must never decide what is in an answer.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +17,9 @@ from radix.pieces import TokenPieces
 from replica.generation import Output
 from replica.logprobs import ForCompletion, for_chat
 from replica.request import Finish, Request
+
+# Tokens and log probabilities that are written at once: it takes a few milliseconds.
+_FEW_ENTRIES = 2000
 
 DONE = b"data: [DONE]\n\n"
 
@@ -34,9 +38,10 @@ class Form(ABC):
         self._created = int(time.time())
         self.with_usage = with_usage
 
-    def whole(self, answers: Sequence[Output], requests: Sequence[Request]) -> bytes:
-        """The body of a response that is not streamed."""
-        choices = [self.choice(index, answer) for index, answer in enumerate(answers)]
+    def whole(self, answers: Iterable[Output], requests: Sequence[Request]) -> bytes:
+        """The body of a response that is not streamed; may be called on any thread."""
+        # One answer encoded after the other: with log probabilities each is far larger before than after.
+        choices = [msgspec.Raw(msgspec.json.encode(self.choice(*answer))) for answer in enumerate(answers)]
         return msgspec.json.encode(self._envelope(self.kind, choices) | {"usage": usage(requests)})
 
     def opening(self, index: int) -> bytes:
@@ -67,7 +72,7 @@ class Form(ABC):
             envelope["usage"] = used
         return sse(msgspec.json.encode(envelope))
 
-    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _envelope(self, kind: str, choices: Sequence[object]) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model, "choices": choices}
 
 
@@ -114,6 +119,19 @@ class CompletionForm(Form):
             answer = self._logprobs.setdefault(index, ForCompletion(self._pieces))
             logprobs = answer.part(output.tokens, output.logprobs)
         return {"index": index, "text": output.text, "logprobs": logprobs, "finish_reason": _reason(output.finish)}
+
+
+async def whole_body(form: Form, parts: Iterable[Sequence[Output]], requests: Sequence[Request]) -> bytes:
+    """The body of a response that is not streamed, from all that its answers grew by.
+
+    A long one is written on a thread: others get their tokens meanwhile.
+    """
+
+    def write() -> bytes:
+        return form.whole(map(joined, parts), requests)
+
+    entries = sum(request.output_tokens * (1 + (request.sampling.logprobs or 0)) for request in requests)
+    return write() if entries <= _FEW_ENTRIES else await asyncio.to_thread(write)
 
 
 def usage(requests: Sequence[Request]) -> dict[str, Any]:

@@ -216,7 +216,7 @@ def _settings(model: str, host: str, port: int, name: str, flags: dict[str, Any]
     if room and (flags["max_model_len"] or 0) > room:
         raise click.BadParameter(
             f"{flags['max_model_len']} tokens do not fit into the {room} tokens of the KV blocks; lower it, or raise "
-            "--kv-blocks.",
+            "--kv-blocks or --kv-tokens.",
             param_hint="--max-model-len",
         )
     if flags["max_batched_tokens"] < flags["max_running"]:
@@ -290,6 +290,10 @@ def _run(settings: Settings) -> None:
 
     from replica.kv_events import KvEventsError
 
+    try:
+        asyncio.run(_try_address(settings.host, settings.port))
+    except OSError as error:
+        raise _cannot_listen(settings, error) from None
     service = _make(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -297,11 +301,21 @@ def _run(settings: Settings) -> None:
         except KvEventsError as error:
             raise click.UsageError(f"{error}.") from None
         except OSError as error:
-            # asyncio wraps the system's words in longer ones; a failed name look-up has none of the system's.
-            number = error.errno or 0
-            reason = os.strerror(number) if number > 0 else error.strerror or str(error)
-            listen = f"{settings.host}:{settings.port}"
-            raise click.ClickException(f"cannot listen on {listen} (--listen): {reason}.") from None
+            raise _cannot_listen(settings, error) from None
+
+
+async def _try_address(host: str, port: int) -> None:
+    """Takes the address and leaves it: a port in use is found before minutes of loading. Raises OSError."""
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+    server.close()
+    await server.wait_closed()
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> click.ClickException:
+    # asyncio wraps the system's words in longer ones; a failed name look-up has none of the system's.
+    number = error.errno or 0
+    reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+    return click.ClickException(f"cannot listen on {settings.host}:{settings.port} (--listen): {reason}.")
 
 
 def _make(settings: Settings) -> ReplicaService:
@@ -318,7 +332,7 @@ def _make(settings: Settings) -> ReplicaService:
     except TokenizerError as error:
         raise click.BadParameter(str(error), param_hint="--tokenizer") from None
     except ModelError as error:
-        raise click.BadParameter(f"{error}.", param_hint="--model") from None
+        raise click.UsageError(f"cannot serve --model {settings.model}: {error}.") from None
     except KvEventsError as error:
         raise click.UsageError(f"{error}.") from None
     except ModuleNotFoundError as error:

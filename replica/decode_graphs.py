@@ -21,7 +21,7 @@ from replica.batch import Inputs
 Forward = Callable[[Tensor, Tensor, Layout], Tensor]
 """Tokens [T], positions [T] and layout to the last hidden states [T, H]."""
 Head = Callable[[Tensor], Tensor]
-"""Hidden states [S, H] to logits, fp32 [S, V]."""
+"""Hidden states [S, H] to logits [S, V], of any floating dtype."""
 
 
 class Decoded(NamedTuple):
@@ -122,9 +122,10 @@ class DecodeGraphs:
             longest_context=self._longest_context,
         )
         hidden = self._forward(tokens, static.positions[:rows], Layout(static.slots[:rows], decodes, None))
-        logits = self._head(hidden)
-        self._logits[:rows] = logits
-        self._likeliest[:rows] = logits.argmax(dim=-1)
+        # Widened on the way to where they stay: a copy in fp32 in between would be written and read for nothing.
+        scores = self._head(hidden)
+        self._logits[:rows] = scores
+        self._likeliest[:rows] = scores.argmax(dim=-1)
 
     def _capture(self) -> None:
         """The largest first, so that the others fit into its memory: they share one pool, as they never run at once."""

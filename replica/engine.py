@@ -15,14 +15,18 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from radix.events import Snapshot
+from replica.blocks import Namespace
 from replica.generation import Generation
 from replica.journal import Journal
 from replica.metrics import Metrics
-from replica.request import Request
+from replica.request import Limits, Request
 from replica.runner import Runner, Sampled
 from replica.scheduler import Scheduler, Step
 
 log = logging.getLogger(__name__)
+
+_SLOWEST_RETRY_S = 30.0
+_ITS_OWN = Namespace("", cache_salt="the engine's own")
 
 
 class EngineStopped(RuntimeError):
@@ -32,7 +36,8 @@ class EngineStopped(RuntimeError):
 class Engine:
     """`start`, then `submit` and `cancel` at will, `stop` at the end; all from one event loop.
 
-    `on_publish` is called whenever the events of the pool go on record; it must neither wait nor raise.
+    `on_publish` is called whenever the events of the pool go on record; it must neither wait nor raise. `retry_s`: how
+    long after a failed step the engine tries another of its own accord, if nobody asks for one.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class Engine:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         on_publish: Callable[[], None] | None = None,
+        retry_s: float = 1.0,
     ) -> None:
         self.scheduler = scheduler
         self.journal = journal
@@ -50,6 +56,7 @@ class Engine:
         self._metrics = metrics
         self._clock = clock
         self._on_publish = on_publish
+        self._first_retry_s = self._retry_s = retry_s
         self._generations: dict[Request, Generation] = {}
         self._under_way: deque[tuple[Step, asyncio.Future[Sampled]]] = deque()
         self._wake = asyncio.Event()
@@ -128,7 +135,7 @@ class Engine:
                 else:
                     self.publish()
                     self._idle.set()
-                    await self._wake.wait()
+                    await self._rest()
         except Exception as error:
             # A fault of our own: nothing can be trusted any more, but nobody must be left waiting.
             log.exception("the engine stops")
@@ -136,6 +143,20 @@ class Engine:
             self._abandon(self._stopped)
             self._idle.set()
             await self._forget_steps()
+
+    async def _rest(self) -> None:
+        """Until there is work. After a failed step none may come, for routers look at `healthy`: then the engine asks
+        itself for a token, ever more rarely, and is well again when it gets one.
+        """
+        if self.failure is None:
+            await self._wake.wait()
+            return
+        try:
+            async with asyncio.timeout(self._retry_s):
+                await self._wake.wait()
+        except TimeoutError:
+            self._retry_s = min(2 * self._retry_s, _SLOWEST_RETRY_S)
+            self.submit([Request([0], Limits(1), _ITS_OWN)])
 
     def _begin_step(self) -> bool:
         """Hands the next step to the runner; False when there is none to be begun now."""
@@ -169,7 +190,7 @@ class Engine:
             log.exception("a step failed")
             await self._fail_steps(f"the model runner failed: {type(error).__name__}: {error}")
             return
-        self.failure = None
+        self.failure, self._retry_s = None, self._first_retry_s
         self._deliver(step, advanced)
         self.publish()
 

@@ -28,7 +28,7 @@ def read_defaults(directory: Path) -> SamplingParams:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a JSON object.")
+        raise ModelError(f"{path} must hold a JSON object")
     given = {name: _number(path, name, content[name]) for name in _FIELDS if content.get(name) is not None}
     return SamplingParams(**given)
 
@@ -40,4 +40,4 @@ def _number(path: Path, name: str, value: Any) -> Any:
             return float(value)
         if value == int(value):
             return max(0, int(value))
-    raise ModelError(f"{path}: {value!r} is no value for `{name}`; correct it or remove the line.")
+    raise ModelError(f"{path}: {value!r} is no value for `{name}`; correct it or remove the line")

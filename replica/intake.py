@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 from typing import TypeVar
 
@@ -22,8 +23,10 @@ from replica.sampling_ranges import RANGES
 from replica.schema import Ask, ChatAsk, CompletionAsk, TokenizeAsk
 from replica.text import TextStream
 
-# Bodies up to this size are tokenized at once: it takes less time than a thread's turn.
-_SHORT_BYTES = 4096
+# Bytes of a body, or tokens, that are dealt with at once: it takes less time than a thread's turn.
+_SHORT = 4096
+# Characters of a long prompt that are tokenized before its length is looked at.
+_PART = 65_536
 # Below, a temperature is meant to be 0.
 _COLDEST = 1e-5
 _SEEDS = 2**64
@@ -66,27 +69,37 @@ class Intake:
     async def chat(self, ask: ChatAsk, size: int) -> list[Request]:
         """The requests of a chat, from a body of `size` bytes. Raises ApiError."""
         self._check(ask)
-        tokens = await self._tokenize(size, lambda: self._encode_chat(ask))
+        tokens = await self._aside(size, lambda: self._encode_chat(ask))
         return self._requests(ask, [tokens])
 
     async def completion(self, ask: CompletionAsk, size: int) -> list[Request]:
         """The requests of a completion: `n` for the first prompt, then for the second, and so on. Raises ApiError."""
-        self._check(ask)
-        prompts = ask.prompts()
-        special = ask.add_special_tokens is not False
-        tokens = await self._tokenize(size, lambda: [self._encode(prompt, special) for prompt in prompts])
+        tokens = await self._aside(size, lambda: self._encode_completion(ask))
         return self._requests(ask, tokens)
 
     async def tokens(self, ask: TokenizeAsk, size: int) -> list[int]:
         """The tokens that a chat or a completion would start with. Raises ApiError."""
         if ask.messages is not None:
-            return await self._tokenize(size, lambda: self._encode_chat(ask))
+            return await self._aside(size, lambda: self._encode_chat(ask))
         if ask.prompt is None:
             raise ApiError("You must provide `prompt` or `messages`.", param="prompt")
         text, special = ask.prompt, ask.add_special_tokens is not False
-        return await self._tokenize(size, lambda: self._encode(text, special))
+        return await self._aside(size, lambda: self._encode_text(ask, text, special))
 
-    def check_ids(self, tokens: Sequence[int], param: str) -> None:
+    async def strings(self, tokens: Sequence[int]) -> list[str]:
+        """The text of each token by itself."""
+        return await self._aside(len(tokens), lambda: [self.tokenizer.decode([token], False) for token in tokens])
+
+    async def decode(self, tokens: Sequence[int]) -> str:
+        """The text of all tokens together, special ones included. Raises ApiError for what is no token."""
+
+        def work() -> str:
+            self._check_ids(tokens, "tokens")
+            return self.tokenizer.decode(tokens, False)
+
+        return await self._aside(len(tokens), work)
+
+    def _check_ids(self, tokens: Sequence[int], param: str) -> None:
         """Raises ApiError for what is no token of the model."""
         size = self.tokenizer.vocab_size
         if wrong := [token for token in tokens if not 0 <= token < size]:
@@ -100,9 +113,10 @@ class Intake:
         if ask.likeliest is not None and not self._logprobs:
             raise unsupported("logprobs", "log probabilities, for its model is simulated")
 
-    async def _tokenize(self, size: int, work: Callable[[], Result]) -> Result:
+    async def _aside(self, size: int, work: Callable[[], Result]) -> Result:
+        """What `work` gives, done on a thread unless `size` is small."""
         try:
-            if size <= _SHORT_BYTES:
+            if size <= _SHORT:
                 return work()
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except ChatTemplateError as error:
@@ -120,13 +134,36 @@ class Intake:
             options.setdefault("documents", ask.documents)
         text = self.tokenizer.render(ask.messages or [], **options)
         # Templates print their own first token.
-        return self.tokenizer.encode(text, add_special_tokens=ask.add_special_tokens is True)
+        return self._encode_text(ask, text, ask.add_special_tokens is True)
 
-    def _encode(self, prompt: str | list[int], add_special_tokens: bool) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
-        self.check_ids(prompt, "prompt")
-        return prompt
+    def _encode_completion(self, ask: CompletionAsk) -> list[list[int]]:
+        self._check(ask)
+        special = ask.add_special_tokens is not False
+        prompts = []
+        for prompt in ask.prompts():
+            if isinstance(prompt, str):
+                prompts.append(self._encode_text(ask, prompt, special))
+            else:
+                self._check_ids(prompt, "prompt")
+                prompts.append(prompt)
+        return prompts
+
+    def _encode_text(
+        self, ask: ChatAsk | CompletionAsk | TokenizeAsk, text: str, add_special_tokens: bool
+    ) -> list[int]:
+        """The tokens of a prompt. A long one is taken in parts where that is exact, and refused as soon as they are too
+        many: all tokens of the longest text would take minutes, and gigabytes.
+        """
+        cuts = self.tokenizer.cut_points(text, _PART) if len(text) > _PART else []
+        if not cuts or isinstance(ask, TokenizeAsk):
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        before, after = self.tokenizer.affixes if add_special_tokens else ([], [])
+        tokens = [*before]
+        for begin, end in pairwise((0, *cuts, len(text))):
+            tokens += self.tokenizer.encode(text[begin:end], add_special_tokens=False)
+            if len(tokens) >= self.max_model_len and end < len(text):
+                raise self._too_long(ask, f"more than {len(tokens)}")
+        return tokens + after
 
     def _requests(self, ask: ChatAsk | CompletionAsk, prompts: Sequence[Sequence[int]]) -> list[Request]:
         namespace = Namespace(self.model, cache_salt=ask.cache_salt or "")
@@ -150,21 +187,23 @@ class Intake:
         if prompt_tokens < 1:
             raise ApiError("The prompt has no tokens.", param="prompt")
         if room < (most_tokens or 1):
-            wanted = (
-                f" and {most_tokens} output tokens were asked for" if most_tokens else ", which leaves no room for any"
-            )
-            raise ApiError(
-                f"This model's maximum context length is {self.max_model_len} tokens. The prompt has {prompt_tokens} "
-                f"tokens{wanted}. Shorten the prompt{' or lower max_tokens' if most_tokens else ''}.",
-                param="messages" if isinstance(ask, ChatAsk) else "prompt",
-                code=CONTEXT_LENGTH_EXCEEDED,
-            )
+            raise self._too_long(ask, str(prompt_tokens))
         return Limits(
             max_tokens=room if most_tokens is None else most_tokens,
             open_ended=most_tokens is None,
             ignore_eos=bool(ask.ignore_eos),
             eos_ids=self._eos_ids,
             stop_ids=frozenset(ask.stop_token_ids or ()),
+        )
+
+    def _too_long(self, ask: ChatAsk | CompletionAsk, prompt_tokens: str) -> ApiError:
+        most = ask.most_tokens
+        wanted = f" and {most} output tokens were asked for" if most else ", which leaves no room for any"
+        return ApiError(
+            f"This model's maximum context length is {self.max_model_len} tokens. The prompt has {prompt_tokens} "
+            f"tokens{wanted}. Shorten the prompt{' or lower max_tokens' if most else ''}.",
+            param="messages" if isinstance(ask, ChatAsk) else "prompt",
+            code=CONTEXT_LENGTH_EXCEEDED,
         )
 
     def _text(self, ask: Ask) -> TextStream:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +24,7 @@ from replica.model_runner import ModelRunner, RunnerOptions
 from replica.models.config import ModelConfig, ModelError
 from replica.models.decoder import Decoder
 from replica.settings import ModelSource, Settings
+from replica.warm_up import warm_up
 from replica.weights import fill_dummy, load
 
 log = logging.getLogger(__name__)
@@ -71,7 +74,11 @@ def load_backend(
         graphs=source.graphs,
     )
     options = _with_room(options, settings, source, model, place)
-    runner = ModelRunner(model, options)
+    kv = f"the {options.blocks * options.block_size} tokens of KV"
+    with _fitting(kv, place, "lower --kv-tokens, --max-running or --gpu-memory-utilization"):
+        runner = ModelRunner(model, options)
+        if place.on_gpu:
+            warm_up(runner, options)
     log.info(
         "%s on %s in %s: %d KV blocks for %d tokens, contexts of up to %d",
         *(config.architecture, place.device, _name(place.dtype), options.blocks, options.blocks * options.block_size),
@@ -126,8 +133,8 @@ def _gpu(name: str) -> torch.device:
 def _check(settings: Settings, config: ModelConfig, tokenizer: ChatTokenizer) -> None:
     if tokenizer.vocab_size > config.vocab_size:
         raise ModelError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model knows {config.vocab_size}: they do not "
-            "belong together (--tokenizer)"
+            f"the tokenizer has token ids up to {tokenizer.vocab_size - 1}, but the model knows {config.vocab_size} "
+            "tokens: they do not belong together (--tokenizer)"
         )
     if (settings.max_model_len or 0) > config.max_position_embeddings:
         raise ModelError(
@@ -138,17 +145,25 @@ def _check(settings: Settings, config: ModelConfig, tokenizer: ChatTokenizer) ->
 def _load_model(
     source: ModelSource, config: ModelConfig, place: Place, longest: int, progress: Progress | None
 ) -> Decoder:
-    try:
+    with _fitting("its weights", place, "free some, or serve a smaller model"):
         model = Decoder(config, place.ops, device=place.device, dtype=place.dtype, longest=longest)
         if source.load_format == "dummy":
             fill_dummy(model)
         else:
             load(model, source.directory, progress)
-    except torch.OutOfMemoryError:
-        raise ModelError(
-            f"its weights do not fit into the memory of {place.device}; free it, or serve a smaller model"
-        ) from None
     return model.eval()
+
+
+@contextmanager
+def _fitting(what: str, place: Place, advice: str) -> Iterator[None]:
+    """Raises ModelError where memory runs out within."""
+    try:
+        yield
+    except RuntimeError as error:
+        # A host's memory has no error class of its own.
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise ModelError(f"{what} do not fit into the memory of {place.device}; {advice}") from None
+        raise
 
 
 def _with_room(

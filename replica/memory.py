@@ -59,7 +59,7 @@ def device_budget(model: Decoder, options: RunnerOptions, share: float) -> int:
     """Bytes for KV on the model's GPU, so that all in all `share` of its memory is used. Not above 0 when weights and a
     step leave none. Runs the heaviest step that `options` allow; their `blocks` do not matter.
 
-    What is left, 1 - `share`, also has to hold the decode graphs: a few MB each.
+    What is left, 1 - `share`, also has to hold the decode graphs themselves: a few MB each.
     """
     device = next(model.parameters()).device
     torch.cuda.empty_cache()
@@ -69,7 +69,14 @@ def device_budget(model: Decoder, options: RunnerOptions, share: float) -> int:
     free, total = torch.cuda.mem_get_info(device)
     torch.cuda.empty_cache()
     others = total - free - ours  # other processes, and what CUDA keeps for itself
-    return int(total * share) - others - peak
+    return int(total * share) - others - peak - graphs_bytes(model.config, options)
+
+
+def graphs_bytes(config: ModelConfig, options: RunnerOptions) -> int:
+    """Bytes that decode graphs keep for the logits of the largest: in fp32, and before that in the model's dtype, which
+    has 4 bytes at most.
+    """
+    return 8 * options.max_running * config.vocab_size if options.graphs else 0
 
 
 def run_heaviest_step(model: Decoder, options: RunnerOptions) -> None:

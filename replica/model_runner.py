@@ -14,13 +14,14 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from kernels.ops import KvCache, Layout, Paged
 from replica.batch import Batch, Batcher, Inputs
-from replica.decode_graphs import Decoded, DecodeGraphs, with_sampled
+from replica.decode_graphs import Decoded, DecodeGraphs, Forward, with_sampled
 from replica.draws import Draws
 from replica.models.decoder import Decoder
 from replica.packing import to_device
@@ -73,7 +74,9 @@ class ModelRunner:
         self._device = next(model.parameters()).device
         self._on_gpu = self._device.type == "cuda"
         width = -(-options.max_model_len // options.block_size)
-        self._caches = allocate_caches(model, options)
+        # Not a method of this object: else the graphs would refer to it, and it to them, and the caches would stay in
+        # memory for as long as nobody collects such circles.
+        self._forward: Forward = partial(model, caches=allocate_caches(model, options))
         self._sampled = torch.zeros(options.max_running, dtype=torch.int64, device=self._device)
         self._sampled_is_good = False
         self._each_one = torch.arange(options.max_running + 1, dtype=torch.int32, device=self._device)
@@ -82,7 +85,7 @@ class ModelRunner:
             with torch.inference_mode(), self._device_chosen():
                 self._graphs = DecodeGraphs(
                     self._forward,
-                    model.logits,
+                    model.scores,
                     self._sampled,
                     vocabulary=model.config.vocab_size,
                     most=options.max_running,
@@ -112,9 +115,8 @@ class ModelRunner:
             return failed
 
     def compute(self, step: Step) -> Sampled:
-        """The same in the caller's thread, for whoever has no event loop; not while a step is under way."""
-        with self._device_chosen():
-            return _fetch(self._launch(self._batcher.batch(step)))
+        """The same for whoever has no event loop; not while a step is under way."""
+        return _wait(self._launcher.submit(self._launch, self._batcher.batch(step)))
 
     def replay(self, rows: int) -> Callable[[], None] | None:
         """See `DecodeGraphs.replay`; None where there are no graphs."""
@@ -163,10 +165,6 @@ class ModelRunner:
                 inputs.query_starts, contexts[split:], tables[split:], batch.longest_query, batch.longest_prefill
             )
         return self._forward(tokens, inputs.positions, Layout(inputs.slots, decodes, prefills))
-
-    def _forward(self, tokens: Tensor, positions: Tensor, layout: Layout) -> Tensor:
-        hidden: Tensor = self._model(tokens, positions, layout, self._caches)
-        return hidden
 
     def _sample(self, batch: Batch, decoded: Decoded | None, rest: list[Tensor]) -> tuple[Tensor, Likely | None]:
         if decoded is None:

@@ -31,6 +31,6 @@ RANGES = {
     "min_p": Range(0, 1),
     "presence_penalty": Range(-2, 2),
     "frequency_penalty": Range(-2, 2),
-    "repetition_penalty": Range(0, above=True),
+    "repetition_penalty": Range(0.01, 100),  # beyond, logits become infinite
     "seed": Range(-(2**63), 2**63 - 1),
 }

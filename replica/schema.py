@@ -34,7 +34,15 @@ _UNSUPPORTED = {
     "guided_regex": "structured output",
     "guided_choice": "structured output",
     "guided_grammar": "structured output",
+    "truncate_prompt_tokens": "cutting prompts",
+    "length_penalty": "beam search",
+    "logits_processors": "logits processors",
+    "prompt_embeds": "prompts as embeddings",
+    "chat_template": "a chat template of a request's own; it uses that of the model",
+    "functions": "`functions`; use `tools`",
 }
+# What they are where a client only says the default.
+_NOTHING = {"length_penalty": 1.0}
 
 
 class StreamOptions(msgspec.Struct):
@@ -75,6 +83,12 @@ class Ask(msgspec.Struct, kw_only=True):
     guided_regex: Any = None
     guided_choice: Any = None
     guided_grammar: Any = None
+    truncate_prompt_tokens: Any = None
+    length_penalty: Any = None
+    logits_processors: Any = None
+    prompt_embeds: Any = None
+    chat_template: Any = None
+    functions: Any = None
 
     @property
     def answers(self) -> int:
@@ -106,7 +120,7 @@ class Ask(msgspec.Struct, kw_only=True):
         if self.prompt_logprobs is not None:
             raise unsupported("prompt_logprobs", "log probabilities of the prompt")
         for name, what in _UNSUPPORTED.items():
-            if getattr(self, name):
+            if (value := getattr(self, name)) and value != _NOTHING.get(name):
                 raise unsupported(name, what)
         form = self.response_format
         if form is not None and form.get("type", "text") != "text":

@@ -19,7 +19,7 @@ from aiohttp import web
 
 from radix.chat import token_files
 from radix.events import KEY_BYTES, Registration, encode, pack_keys, unpack_keys
-from replica.answers import DONE, ChatForm, CompletionForm, Form, joined, sse
+from replica.answers import DONE, ChatForm, CompletionForm, Form, sse, whole_body
 from replica.engine import Engine, EngineStopped
 from replica.errors import CONTEXT_LENGTH_EXCEEDED, ApiError, error_body
 from replica.generation import Generation, GenerationFailed, Output
@@ -94,9 +94,15 @@ class Server:
                 return await _stream(http, generation, form, first)
             return await _whole(generation, form, first)
         except GenerationFailed as error:
-            raise ApiError(str(error), status=HTTPStatus.INTERNAL_SERVER_ERROR) from None
+            raise self._failed(error) from None
         finally:
             self._engine.cancel(generation)
+
+    def _failed(self, error: GenerationFailed) -> ApiError:
+        if self.draining:
+            # Nothing of the answer has been sent: a router may have it computed elsewhere.
+            return ApiError(str(error), status=HTTPStatus.SERVICE_UNAVAILABLE, code="unavailable")
+        return ApiError(str(error), status=HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _submit(self, requests: list[Request]) -> Generation:
         try:
@@ -134,19 +140,17 @@ class Server:
         body = await http.read()
         ask = read(body, TokenizeAsk)
         tokens = await self._intake.tokens(ask, len(body))
-        pieces = [self._intake.tokenizer.decode([token], False) for token in tokens] if ask.return_token_strs else None
         answer = {
             "count": len(tokens),
             "max_model_len": self._intake.max_model_len,
             "tokens": tokens,
-            "token_strs": pieces,
+            "token_strs": await self._intake.strings(tokens) if ask.return_token_strs else None,
         }
         return _json(answer)
 
     async def _detokenize(self, http: web.Request) -> web.Response:
         ask = read(await http.read(), DetokenizeAsk)
-        self._intake.check_ids(ask.tokens, "tokens")
-        return _json({"prompt": self._intake.tokenizer.decode(ask.tokens, False)})
+        return _json({"prompt": await self._intake.decode(ask.tokens)})
 
     async def _health(self, http: web.Request) -> web.Response:
         if self.draining:
@@ -203,7 +207,7 @@ async def _whole(generation: Generation, form: Form, first: list[tuple[int, Outp
     _collect(parts, first)
     async for grown in generation:
         _collect(parts, grown)
-    body = form.whole([joined(answer) for answer in parts], generation.requests)
+    body = await whole_body(form, parts, generation.requests)
     headers = {CACHED_TOKENS: str(generation.cached_tokens)}
     return web.Response(body=body, content_type="application/json", headers=headers)
 

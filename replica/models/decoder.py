@@ -144,6 +144,10 @@ class Decoder(nn.Module):
             x = self.ops.add_rms_norm(x, residual, next_norm, eps)
         return x
 
+    def scores(self, hidden: Tensor) -> Tensor:
+        """hidden: [S, hidden] -> [S, vocabulary], the logits in the model's dtype."""
+        return F.linear(hidden, self.head)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [S, hidden] -> fp32 [S, vocabulary]."""
-        return F.linear(hidden, self.head).float()
+        return self.scores(hidden).float()

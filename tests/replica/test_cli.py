@@ -163,6 +163,13 @@ def test_a_port_in_use_is_named() -> None:
         assert f"cannot listen on {listen} (--listen): Address already in use" in wrong(["--listen", listen])
 
 
+def test_a_port_in_use_is_found_before_a_model_is_loaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert "(--listen): Address already in use" in wrong(["--listen", listen, "--model", str(tmp_path)])
+    assert "tokenizer.json is missing" in wrong(["--listen", listen, "--model", str(tmp_path)])
+
+
 def test_help_names_every_flag_and_needs_neither_torch_nor_a_redis_client() -> None:
     script = "import sys, replica.service, replica.cli; print({'torch', 'redis'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

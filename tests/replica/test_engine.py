@@ -164,6 +164,30 @@ async def test_a_failing_step_fails_its_requests_only(lookahead: int) -> None:
         assert engine.healthy
 
 
+async def test_an_engine_whose_step_failed_finds_out_by_itself_that_it_is_well_again() -> None:
+    class FailingTwice(PagedRunner):
+        steps = 0
+
+        async def run(self, step: Step) -> Sampled:
+            self.steps += 1
+            if self.steps <= 2:
+                raise MemoryError("out of memory")
+            return Sampled(self.compute(step))
+
+    scheduler = Scheduler(BlockPool(32, 4))
+    engine = Engine(scheduler, FailingTwice(scheduler.pool), Journal("r", 1), Metrics(scheduler, "m"), retry_s=0.001)
+    engine.start()
+    with pytest.raises(GenerationFailed, match="out of memory"):
+        await collect(engine.submit(prompts([1])))
+    assert not engine.healthy
+    async with asyncio.timeout(10):
+        while not engine.healthy:  # noqa: ASYNC110 - there is nothing to wait for: nobody asks it for anything
+            await asyncio.sleep(0.001)
+    await engine.idle()
+    assert scheduler.pool.referenced == 0
+    await engine.stop()
+
+
 async def test_blocks_are_not_forgotten_while_a_step_may_still_write_to_them() -> None:
     async with running(lookahead=1) as (engine, runner):
         doomed = engine.submit(prompts([1]))

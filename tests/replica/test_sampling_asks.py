@@ -120,6 +120,11 @@ async def test_a_seed_gives_different_answers_but_the_same_ones_again(
         ({"structured_outputs": {"regex": "a"}}, "does not support structured output"),
         ({"response_format": {"type": "json_object"}}, "does not support the response format 'json_object'; only text"),
         ({"tool_choice": "required"}, "does not support a required tool call"),
+        ({"repetition_penalty": 1e300}, "Invalid 'repetition_penalty': decimal above maximum value"),
+        ({"repetition_penalty": 1e-300}, "Invalid 'repetition_penalty': decimal below minimum value"),
+        ({"truncate_prompt_tokens": 5}, "does not support cutting prompts"),
+        ({"chat_template": "{{ messages }}"}, "does not support a chat template of a request's own"),
+        ({"functions": [{"name": "f"}]}, "does not support `functions`; use `tools`"),
     ],
 )
 async def test_what_cannot_be_is_refused_by_name(
@@ -164,6 +169,8 @@ async def test_what_asks_for_nothing_is_let_through(served: tuple[httpx.AsyncCli
         use_beam_search=False,
         response_format={"type": "text"},
         tool_choice="auto",
+        chat_template=None,
+        length_penalty=1,
     )
     body = {"model": "scripted", "prompt": "a", "best_of": 2, "n": 2, "echo": False, "suffix": ""}
     assert len((await served[0].post("/v1/completions", json=body)).json()["choices"]) == 2

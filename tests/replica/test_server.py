@@ -376,6 +376,18 @@ async def test_a_client_that_leaves_takes_its_request_with_it(service: ReplicaSe
     assert 0 < pool.resident < 200, "what was computed stays cached, and the rest was never computed"
 
 
+async def test_an_answer_cut_off_by_shutdown_may_be_tried_elsewhere() -> None:
+    service = ReplicaService(Settings("r1", timing=QUICK, drain_s=0))
+    await service.start()
+    async with httpx.AsyncClient(base_url=service.url) as http:
+        asking = asyncio.create_task(http.post("/v1/chat/completions", json=chat(max_tokens=20_000)))
+        while 'num_requests_running{model_name="simulated"} 1.0' not in (await http.get("/metrics")).text:
+            pass
+        await service.stop()
+        answer = await asking
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable"), "routers try again after 503"
+
+
 async def test_a_stream_cut_off_by_shutdown_ends_with_an_error_event() -> None:
     service = ReplicaService(Settings("r1", timing=QUICK, drain_s=0))
     await service.start()
