@@ -105,16 +105,24 @@ SHARE = click.FloatRange(min=0, max=1, min_open=True)
     "each.  [or $RADIXGATE_REDIS]",
 )
 @click.option(
-    "--advertise", metavar="URL", default="", callback=_url, help="Where routers reach it.  [default: --listen]"
+    "--advertise",
+    metavar="URL",
+    default="",
+    show_default=False,
+    callback=_url,
+    help="Where routers reach it.  [default: --listen]",
 )
 @click.option(
     "--kv-events-zmq",
     metavar="ENDPOINT",
     default="",
+    show_default=False,
     help="Publish KV events as vLLM does, for routers that read those, such as tcp://*:5557.",
 )
-@click.option("--kv-events-replay", metavar="ENDPOINT", default="", help="Replay missed KV events there.")
-@click.option("--kv-events-topic", metavar="TEXT", default="", help="Topic of the KV events.")
+@click.option(
+    "--kv-events-replay", metavar="ENDPOINT", default="", show_default=False, help="Replay missed KV events there."
+)
+@click.option("--kv-events-topic", metavar="TEXT", default="", show_default=False, help="Topic of the KV events.")
 @click.option(
     "--tokenizer",
     metavar="DIR",
@@ -187,7 +195,7 @@ def replica(
     radixgate replica --model ./Qwen3-0.6B --listen 127.0.0.1:0 --name r2 --report redis://127.0.0.1:6379
 
     The directory holds config.json, *.safetensors and tokenizer.json, as `hf download` leaves them. Families: Llama,
-    Qwen2, Qwen3, Mistral, Mixtral, Qwen3-MoE. A GPU wants CUDA 8.0 or later; on a CPU the same models run slowly.
+    Qwen2, Qwen3, Mistral, Mixtral, Qwen3-MoE. A GPU needs compute capability 8.0 or later; on a CPU the same models run slowly.
     """
     host, port = listen
     told = "--join" if flags["join"] else "--report" if flags["report"] else None
