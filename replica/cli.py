@@ -195,7 +195,8 @@ def replica(
     radixgate replica --model ./Qwen3-0.6B --listen 127.0.0.1:0 --name r2 --report redis://127.0.0.1:6379
 
     The directory holds config.json, *.safetensors and tokenizer.json, as `hf download` leaves them. Families: Llama,
-    Qwen2, Qwen3, Mistral, Mixtral, Qwen3-MoE. A GPU needs compute capability 8.0 or later; on a CPU the same models run slowly.
+    Qwen2, Qwen3, Mistral, Mixtral, Qwen3-MoE. A GPU needs compute capability 8.0 or later; on a CPU the same models
+    run slowly.
     """
     host, port = listen
     told = "--join" if flags["join"] else "--report" if flags["report"] else None
