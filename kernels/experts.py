@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.launch_sizes import cdiv, next_power_of_2
+from kernels.tuning import is_roomy
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Tiling:
     stages: int
 
 
-def tiling(pairs: int, experts: int, dtype: torch.dtype) -> Tiling:
+def tiling(pairs: int, experts: int, dtype: torch.dtype, roomy: bool = True) -> Tiling:
     """By how many pairs an expert gets. Few: what counts is to have many bytes of weights under way."""
     mean = pairs / experts
     if dtype == torch.float32:  # exact products, which the tensor cores do not make: for parity, not for speed
@@ -41,7 +42,7 @@ def tiling(pairs: int, experts: int, dtype: torch.dtype) -> Tiling:
         return Tiling(rows=16, columns=32, depth=128, warps=4, stages=4)
     if mean <= 48:
         return Tiling(rows=32, columns=64, depth=128, warps=4, stages=3)
-    if mean <= 96:
+    if mean <= 96 or not roomy:
         return Tiling(rows=64, columns=64, depth=64, warps=4, stages=4)
     return Tiling(rows=128, columns=128, depth=64, warps=8, stages=3)
 
@@ -51,7 +52,7 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: T
     count, width = gate_up.shape[0], gate_up.shape[1] // 2
     choices = chosen.shape[1]
     pairs = tokens * choices
-    tile = tiling(pairs, count, x.dtype)
+    tile = tiling(pairs, count, x.dtype, is_roomy(x.device))
     chosen, weights = chosen.contiguous(), weights.contiguous()
     order, tiles = routed(chosen, count, tile.rows)
     middle = torch.empty((pairs, width), dtype=x.dtype, device=x.device)

@@ -121,6 +121,15 @@ class Ops(Protocol):
         """
         ...
 
+    def nucleus(self, logits: Tensor, mass: Tensor) -> Tensor:
+        """Where each row's nucleus ends (top_p), fp32 [S]: the largest of its logits such that those not less than it
+        have at least `mass` of softmax(logits); the highest logit if `mass` is 0 or less, -inf if it is 1 or more. It
+        depends on the row alone, never on the batch.
+
+        logits: fp32 [S, V], rows may be strided, without NaN; mass: fp32 [S].
+        """
+        ...
+
     def sample(self, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
         """One token a row, drawn from softmax(logits): the argmax of logits + Gumbel noise, int64 [S].
 

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launch_sizes import cdiv, next_power_of_2
 from kernels.ops import Attending, KvCache, Paged
 from kernels.tiles import score_factors, strides, walk
 from kernels.tuning import decode_config, launch, multiprocessors
@@ -37,10 +38,10 @@ def paged_decode(query: Tensor, cache: KvCache, paged: Paged, attending: Attendi
     if sequences == 0:
         return output
     config = decode_config(dim, group, query.dtype, cache.key.dtype)
-    parts = triton.cdiv(group, config.rows)
+    parts = cdiv(group, config.rows)
     slots = max(1, multiprocessors(query.device) * config.programs // (kv_heads * parts))
     # Splits of `_split_length` tiles, one of which may be shorter in each sequence.
-    most = sequences * max(1, triton.cdiv(paged.longest_context, config.tile))
+    most = sequences * max(1, cdiv(paged.longest_context, config.tile))
     items = min(config.waves * slots + sequences, most)
     partial = torch.empty((items, heads, dim), dtype=torch.float32, device=query.device)
     level = torch.empty((items, heads), dtype=torch.float32, device=query.device)
@@ -53,7 +54,7 @@ def paged_decode(query: Tensor, cache: KvCache, paged: Paged, attending: Attendi
         "WINDOWED": attending.window is not None,
         "MANY": MANY,
     }
-    dims = {"DIM": dim, "PADDED_DIM": triton.next_power_of_2(dim)}
+    dims = {"DIM": dim, "PADDED_DIM": next_power_of_2(dim)}
     _decode[(kv_heads * parts, items)](
         query,
         cache.key,

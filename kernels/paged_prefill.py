@@ -13,9 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.launch_sizes import cdiv, next_power_of_2
 from kernels.ops import Attending, KvCache, Paged
 from kernels.tiles import score_factors, strides, walk
-from kernels.tuning import prefill_config
+from kernels.tuning import is_roomy, prefill_config
 
 # How many starts are read at a time when a program looks for its place among them.
 MANY = 256
@@ -30,9 +31,9 @@ def paged_prefill(query: Tensor, cache: KvCache, paged: Paged, attending: Attend
     _, kv_heads, block_size, _ = cache.key.shape
     group = heads // kv_heads
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    config = prefill_config(dim, query.dtype, cache.key.dtype)
+    config = prefill_config(dim, query.dtype, cache.key.dtype, is_roomy(query.device))
     # Each sequence has at most one tile that is not full.
-    longest = triton.cdiv(paged.longest_query * group, config.rows)
+    longest = cdiv(paged.longest_query * group, config.rows)
     items = min(tokens * group // config.rows + sequences, sequences * longest)
     if items == 0:
         return output
@@ -59,7 +60,7 @@ def paged_prefill(query: Tensor, cache: KvCache, paged: Paged, attending: Attend
         BLOCK=block_size,
         TILE=config.tile,
         DIM=dim,
-        PADDED_DIM=triton.next_power_of_2(dim),
+        PADDED_DIM=next_power_of_2(dim),
         WINDOWED=attending.window is not None,
         CAPPED=attending.softcap is not None,
         MANY=MANY,

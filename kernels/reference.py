@@ -16,6 +16,7 @@ from kernels.reference_attention import paged_decode, paged_prefill
 __all__ = [
     "add_rms_norm",
     "experts",
+    "nucleus",
     "paged_decode",
     "paged_prefill",
     "rms_norm",
@@ -82,6 +83,16 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: T
         out = silu_mul(x[token] @ gate_up[expert].T) @ down[expert].T
         total.index_add_(0, token, out.float() * weights[token, choice, None])
     return total.to(x.dtype)
+
+
+def nucleus(logits: Tensor, mass: Tensor) -> Tensor:
+    least = torch.full_like(mass, -torch.inf)
+    (some,) = torch.where(mass < 1)
+    best = logits[some].sort(dim=-1, descending=True).values
+    shares = best.double().softmax(dim=-1)
+    before = shares.cumsum(dim=-1) - shares
+    kept = (before < mass[some, None]).sum(dim=-1, keepdim=True).clamp_min(1)
+    return least.index_copy_(0, some, best.gather(1, kept - 1).squeeze(1))
 
 
 def sample(logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:

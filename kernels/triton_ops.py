@@ -8,6 +8,7 @@ from __future__ import annotations
 from kernels.experts import experts
 from kernels.fused import add_rms_norm, rms_norm, rope, silu_mul
 from kernels.kv_store import store_kv
+from kernels.nucleus import nucleus
 from kernels.paged_decode import paged_decode
 from kernels.paged_prefill import paged_prefill
 from kernels.sampling import sample
@@ -15,6 +16,7 @@ from kernels.sampling import sample
 __all__ = [
     "add_rms_norm",
     "experts",
+    "nucleus",
     "paged_decode",
     "paged_prefill",
     "rms_norm",

@@ -1,4 +1,5 @@
-"""Sizes of tiles, warps and pipelines: fixed, by shape and type, for Hopper (H100, H200).
+"""Sizes of tiles, warps and pipelines: fixed, by shape and type, for Hopper (H100, H200); smaller ones where a GPU has
+less shared memory (163 KiB on an A100, 99 on an L40S or a consumer's card).
 
 Owns what the attention kernels are launched with, and why. Nothing is tried out while serving: a request never waits
 for a search, and two runs compute the same. Must never launch anything.
@@ -15,9 +16,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import triton
+
+from kernels.launch_sizes import next_power_of_2
 
 FP8 = torch.float8_e4m3fn
+ROOMY_BYTES = 228 * 1024  # of a multiprocessor
 
 
 @lru_cache
@@ -26,6 +29,14 @@ def multiprocessors(device: torch.device) -> int:
     if device.type != "cuda":
         return 4
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@lru_cache
+def is_roomy(device: torch.device) -> bool:
+    """Whether a program may have the shared memory that the large tiles want, as on Hopper."""
+    if device.type != "cuda":
+        return True
+    return torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor >= ROOMY_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,7 @@ def decode_config(dim: int, group: int, query: torch.dtype, cache: torch.dtype) 
     registers); with 3 stages two tiles are on their way while one is computed, and with 2 or 3 programs on a
     multiprocessor some 100 KiB are, several times what the latency of HBM asks for.
     """
-    padded = triton.next_power_of_2(dim)
+    padded = next_power_of_2(dim)
     rows = 16 if group <= 16 else 32 if group <= 32 else 64
     if query == torch.float32:  # 100 KiB, up to 255 registers
         return DecodeConfig(rows=rows, tile=4096 // padded, warps=4, stages=3, programs=2 if rows == 16 else 1)
@@ -88,11 +99,15 @@ def decode_config(dim: int, group: int, query: torch.dtype, cache: torch.dtype) 
     return DecodeConfig(rows=rows, tile=8192 // padded, warps=4, stages=3, programs=3 if rows == 16 else 2)
 
 
-def prefill_config(dim: int, query: torch.dtype, cache: torch.dtype) -> PrefillConfig:
+def prefill_config(dim: int, query: torch.dtype, cache: torch.dtype, roomy: bool = True) -> PrefillConfig:
     """128 rows are two warpgroups of 64, the least that the tensor cores take at full speed, sharing each tile of KV:
     half the rows would ask more of the L2 cache than it gives."""
     if query == torch.float32:  # for correctness: three products of TF32 for one of FP32
         return PrefillConfig(rows=64, tile=32, warps=4, stages=2) if dim <= 128 else PrefillConfig(32, 32, 8, 2)
+    if not roomy:  # compiled for sm_80 and sm_89: 32, 48 and 68 KiB, 175 to 255 registers, spilled only beyond 128
+        if dim > 128:
+            return PrefillConfig(rows=64, tile=32, warps=4, stages=2)
+        return PrefillConfig(rows=128, tile=64 if dim <= 64 else 32, warps=8, stages=2)
     if dim <= 64:  # 128 registers and 64 KiB: two programs, whose softmax and products overlap
         return PrefillConfig(rows=128, tile=64, warps=8, stages=3, registers=128)
     if dim > 128:  # 160 KiB and 250 registers: the output alone takes 128

@@ -26,11 +26,11 @@ PACKED = np.dtype("<u4")
 class Draws(NamedTuple, Generic[Array]):
     """The parameters of a step's S samples, as numpy arrays on the host or as tensors on the device.
 
-    `limited`: the rows with a top_k, `nucleus`: those with a top_p but no top_k, `wanted`: those that want logprobs;
-    none of them greedy but among the last. `penalised` lists P rows; `repetition`, `frequency` and `presence` are
-    theirs. `history` holds the token ids of their prompts, where those count, one after the other, and then those of
-    their outputs; `lengths` says how many there are of each prompt and of each output. `pending` and `sources` add
-    outputs that the host does not know yet: which of the P, and where the previous samples have the token.
+    `limited`: the rows with a top_k, `wanted`: those that want logprobs; greedy ones are only among the latter.
+    `penalised` lists P rows; `repetition`, `frequency` and `presence` are theirs. `history` holds the token ids of
+    their prompts, where those count, one after the other, and then those of their outputs; `lengths` says how many
+    there are of each prompt and of each output. `pending` and `sources` add outputs that the host does not know yet:
+    which of the P, and where the previous samples have the token.
     """
 
     seeds: Array  # int64 [S]
@@ -39,8 +39,8 @@ class Draws(NamedTuple, Generic[Array]):
     temperature: Array  # fp32 [S], 0: greedy
     top_p: Array  # fp32 [S]
     log_min_p: Array  # fp32 [S], -inf without
+    nucleus: Array  # fp32 [S], the top_p of a drawn row without a top_k, else 1
     limited: Array  # int64
-    nucleus: Array  # int64
     wanted: Array  # int64
     penalised: Array  # int64 [P]
     repetition: Array  # fp32 [P]
@@ -80,7 +80,7 @@ def gather(samplers: Sequence[Slice], rows: Rows, source: Callable[[Request], in
     floats, top_k, likeliest = rows.floats[where], rows.top_k[where], rows.likeliest[where]
     drawn = floats[:, TEMPERATURE] > 0
     limited = np.flatnonzero(drawn & (top_k > 0))
-    nucleus = np.flatnonzero(drawn & (top_k == 0) & (floats[:, TOP_P] < 1))
+    nucleus = np.where(drawn & (top_k == 0), floats[:, TOP_P], np.float32(1))
     wanted = np.flatnonzero(likeliest >= 0)
     penalised = np.flatnonzero((floats[:, REPETITION] != 1) | floats[:, FREQUENCY:].any(axis=1))
     speakers = [samplers[row] for row in penalised.tolist()]
@@ -93,8 +93,8 @@ def gather(samplers: Sequence[Slice], rows: Rows, source: Callable[[Request], in
         temperature=floats[:, TEMPERATURE],
         top_p=floats[:, TOP_P],
         log_min_p=floats[:, LOG_MIN_P],
-        limited=limited,
         nucleus=nucleus,
+        limited=limited,
         wanted=wanted,
         penalised=penalised,
         repetition=floats[penalised, REPETITION],
@@ -109,7 +109,7 @@ def gather(samplers: Sequence[Slice], rows: Rows, source: Callable[[Request], in
         greedy=not drawn.all(),
         drawn=bool(drawn.any()),
         widest=int(top_k[limited].max(initial=0)),
-        nucleus=bool(nucleus.size),
+        nucleus=bool((nucleus < 1).any()),
         min_p=bool((floats[:, LOG_MIN_P] > -np.inf).any()),
         penalised=bool(penalised.size),
         prompts=int(lengths[: len(speakers)].sum()),

@@ -25,7 +25,7 @@ GIB = 1 << 30
 _HOST_SHARE = 4
 _HOST_MOST = 4 * GIB
 
-# What takes most memory for a sample: it is penalised, sorted by likelihood, and its log probabilities are wanted.
+# What takes most memory for a sample: it is penalised, searched for its nucleus, and its log probabilities are wanted.
 _HEAVY = SamplingParams(temperature=0.7, top_p=0.9, min_p=0.05, repetition_penalty=1.1, logprobs=20)
 
 

@@ -40,7 +40,7 @@ def sample(
     if not plan.drawn:
         tokens = scores.argmax(dim=-1)
     else:
-        tokens = ops.sample(_narrow(scores, draws, plan), draws.seeds, draws.positions)
+        tokens = ops.sample(_narrow(scores, draws, plan, ops), draws.seeds, draws.positions)
         if plan.greedy:
             tokens = torch.where(draws.temperature == 0, scores.argmax(dim=-1), tokens)
     likely = _likely(logits, tokens, draws.wanted, max(plan.likeliest)) if plan.likeliest else None
@@ -72,33 +72,33 @@ def _said(draws: Draws[Tensor], vocabulary: int, previous: Tensor) -> Tensor:
     return torch.cat((owners * vocabulary + draws.history, pending))
 
 
-def _narrow(scores: Tensor, draws: Draws[Tensor], plan: Plan) -> Tensor:
+def _narrow(scores: Tensor, draws: Draws[Tensor], plan: Plan, ops: Ops) -> Tensor:
     """The logits that a draw sees: scaled by the temperature, -inf for what must not be drawn."""
     scaled = scores / draws.temperature.clamp_min(COLDEST)[:, None]
     if plan.widest:
-        # Far fewer than the vocabulary as a rule: no need to sort it.
-        rows = scaled[draws.limited]
-        _keep(scaled, draws.limited, rows, rows.topk(min(plan.widest, rows.shape[-1])).values, draws)
+        _limit(scaled, draws, plan.widest)
     if plan.nucleus:
-        rows = scaled[draws.nucleus]
-        _keep(scaled, draws.nucleus, rows, rows.sort(dim=-1, descending=True).values, draws)
+        least = ops.nucleus(scaled, draws.nucleus)
+        scaled.masked_fill_(scaled < least[:, None], -torch.inf)
     if plan.min_p:
         least = scaled.amax(dim=-1) + draws.log_min_p
         scaled.masked_fill_(scaled < least[:, None], -torch.inf)
     return scaled
 
 
-def _keep(scaled: Tensor, which: Tensor, rows: Tensor, best: Tensor, draws: Draws[Tensor]) -> None:
-    """Leaves in rows `which` of `scaled` what top_k and top_p keep. `best`: the best logits of each row, best first."""
+def _limit(scaled: Tensor, draws: Draws[Tensor], widest: int) -> None:
+    """Leaves in the rows with a top_k what that and their top_p keep. What stands behind the top_k counts nothing for
+    top_p, even if it ties with the last.
+    """
+    rows = scaled[draws.limited]
+    best = rows.topk(min(widest, rows.shape[-1])).values  # far fewer than the vocabulary as a rule
     rank = torch.arange(best.shape[-1], device=best.device)
-    # Without a top_k all remain; with one, none behind it counts for top_p.
-    top_k = draws.top_k[which][:, None]
-    beyond = (rank >= top_k) & (top_k > 0)
+    beyond = rank >= draws.top_k[draws.limited][:, None]
     mass = best.masked_fill(beyond, -torch.inf).softmax(dim=-1)
     before = mass.cumsum(dim=-1) - mass
-    kept = ((before < draws.top_p[which][:, None]) & ~beyond).sum(dim=-1).clamp_min(1)
+    kept = ((before < draws.top_p[draws.limited][:, None]) & ~beyond).sum(dim=-1).clamp_min(1)
     least = best.gather(1, kept[:, None] - 1)
-    scaled.index_copy_(0, which, rows.masked_fill(rows < least, -torch.inf))
+    scaled.index_copy_(0, draws.limited, rows.masked_fill_(rows < least, -torch.inf))
 
 
 def _likely(logits: Tensor, tokens: Tensor, wanted: Tensor, likeliest: int) -> Likely:

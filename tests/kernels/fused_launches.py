@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.experts import experts
 from kernels.fused import add_rms_norm, rms_norm, rope, silu_mul
 from kernels.kv_store import store_kv
+from kernels.nucleus import nucleus
 from kernels.ops import KvCache
 from kernels.sampling import sample
 
@@ -29,6 +30,8 @@ def launches() -> Iterator[Case]:
         for width in (80, 128):
             yield from _store(width, cached)
     yield from _sample()
+    for vocabulary in (32001, 128256, 262144):
+        yield from _nucleus(vocabulary)
     for tokens in (1, 512, 1024, 8192):
         yield from _experts(tokens, torch.bfloat16)
     for tokens in (1, 512):
@@ -39,6 +42,7 @@ def the_intricate() -> Iterator[Case]:
     """Those of which the interpreter shows least: FP8, random bits, tensor cores. Few, for compiling takes seconds."""
     yield from _store(128, torch.float8_e4m3fn)
     yield from _sample()
+    yield from _nucleus(128256)
     yield from _experts(8192, torch.bfloat16)
 
 
@@ -63,6 +67,10 @@ def _store(width: int, cached: torch.dtype) -> Iterator[Case]:
 
 def _sample() -> Iterator[Case]:
     yield "sample", partial(sample, torch.empty(1, 128256), _longs(1), _longs(1))
+
+
+def _nucleus(vocabulary: int) -> Iterator[Case]:
+    yield f"nucleus {vocabulary}", partial(nucleus, torch.empty(2, vocabulary), torch.empty(2))
 
 
 def _experts(tokens: int, dtype: torch.dtype) -> Iterator[Case]:

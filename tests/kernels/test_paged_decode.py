@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from kernels import reference_attention
@@ -22,7 +22,7 @@ def check(of: Case, attending: Attending) -> None:
     decoded = paged_decode(of.query, of.cache, of.paged, attending)
     assert decoded.dtype == of.query.dtype
     wanted = reference_attention.paged_decode(of.query, of.cache, of.paged, attending)
-    assert_close(decoded, wanted)
+    assert_close(decoded, wanted, attending.softcap)
     assert not decoded[of.paged.context_lens == 0].any()
 
 
@@ -108,7 +108,13 @@ def test_keys_and_values_of_different_layout_are_refused() -> None:
     softcap=st.none() | st.floats(1, 50),
     seed=st.integers(0, 100),
 )
-@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=5,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],  # without shrinking, which takes minutes in the interpreter
+    suppress_health_check=[HealthCheck.too_slow],
+)
 def test_any_shape(
     lengths: list[int],
     kv_heads: int,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from kernels import reference_attention
@@ -24,7 +24,7 @@ def check(of: Case, attending: Attending) -> None:
     attended = paged_prefill(of.query, of.cache, of.paged, attending)
     assert attended.dtype == of.query.dtype
     wanted = reference_attention.paged_prefill(of.query, of.cache, of.paged, attending)
-    assert_close(attended, wanted)
+    assert_close(attended, wanted, attending.softcap)
 
 
 @pytest.mark.parametrize("dtype", [FP32, FP16], ids=str)
@@ -36,7 +36,7 @@ def check(of: Case, attending: Attending) -> None:
         Attending(0.1, window=50),
         Attending(0.1, window=500),
         Attending(0.1, softcap=2.0),
-        Attending(0.1, window=130, softcap=30.0),
+        Attending(0.1, window=130, softcap=50.0),
     ],
     ids=str,
 )
@@ -86,6 +86,12 @@ def test_more_sequences_than_one_look_at_the_starts_takes_in(monkeypatch: pytest
     check(case([3, 70, 5, 40, 90], [2, 1, 5, 40, 3], group=1, dim=16), Attending(0.2))
 
 
+@pytest.mark.parametrize("dim", [64, 128, 256])
+def test_the_tiles_of_smaller_gpus_compute_the_same(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernels.paged_prefill.is_roomy", lambda device: False)
+    check(case([3, 70, 90], [2, 1, 40], group=3, dim=dim, dtype=FP16), Attending(0.1, window=50))
+
+
 def test_a_cache_may_hold_more_than_2_to_the_31_elements() -> None:
     """Memory that nobody touches costs nothing: of these 4 GiB, the last blocks are written."""
     few = case([100, 3], [5, 3], block_size=256, dtype=FP16)
@@ -111,7 +117,13 @@ def test_a_cache_may_hold_more_than_2_to_the_31_elements() -> None:
     softcap=st.none() | st.floats(1, 50),
     seed=st.integers(0, 100),
 )
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=6,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],  # without shrinking, which takes minutes in the interpreter
+    suppress_health_check=[HealthCheck.too_slow],
+)
 def test_any_shape(
     lengths: list[tuple[int, int]],
     kv_heads: int,
