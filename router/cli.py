@@ -32,7 +32,13 @@ from scoring.policies import POLICIES
     help="An OpenAI-compatible server, such as http://10.0.0.1:8000; repeat for each. "
     "MODEL limits it to a model name, or a prefix such as qwen/. Without MODEL it is asked what it serves.",
 )
-@click.option("--policy", type=click.Choice(list(POLICIES)), help="How a replica is chosen.  [kv]")
+@click.option(
+    "--policy",
+    type=click.Choice(list(POLICIES)),
+    metavar="NAME",
+    help=f"How a replica is chosen: {', '.join(POLICIES)}. Those from longest_prefix on are for comparison; like_* are "
+    "other routers' published rules.  [kv]",
+)
 @click.option(
     "--tokenizer",
     "tokenizers",

@@ -28,8 +28,8 @@ from router.readers import PromptReaders
 from router.request import Request
 from router.routes import InferenceRoute, PlainRoute, pool_of
 from router.telemetry import Telemetry
+from scoring.by_load import LeastLoad
 from scoring.decision import Query
-from scoring.policies import LeastLoad
 
 INFERENCE = {CHAT.encode(): CHAT, COMPLETIONS.encode(): COMPLETIONS}
 MODELS = b"/v1/models"
@@ -133,11 +133,13 @@ class Gateway:
         output = ask.max_completion_tokens or ask.max_tokens or TYPICAL_OUTPUT
         output = min(max(output, 1), LONGEST_OUTPUT)  # whether the number makes sense is the replica's to say
         session = request.session or ask.session or ""
+        keys = prompt.keys
+        prefix = keys[1] if len(keys) > 1 else keys[0] if keys else 0  # a key names all that comes before it, too
         return InferenceRoute(
             self.fleet,
             self._decider,
             prompt,
-            Query(prompt.tokens, output, session),
+            Query(prompt.tokens, output, session, prefix),
             exchange.request_id,
             ask.model,
             path,

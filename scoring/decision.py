@@ -9,16 +9,19 @@ import msgspec
 
 
 class Query(msgspec.Struct, frozen=True, gc=False):
-    """What a policy may know of a request. `session` is empty when the request names none."""
+    """What a policy may know of a request. `session` is empty when the request names none. `prefix` is the key of the
+    prompt's first two blocks (of the first, if it has one only), unsigned 64-bit; 0 when it has none.
+    """
 
     prompt_tokens: int
     output_tokens: int
     session: str = ""
+    prefix: int = 0
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
     """The position of the chosen candidate, why, and each candidate's cost where the policy weighs them (lower is
-    better).
+    better; seconds for `kv`, else the unit that the policy names).
     """
 
     index: int

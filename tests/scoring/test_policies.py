@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
+from copy import deepcopy
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -36,12 +39,29 @@ def chosen(
     running=st.lists(st.integers(0, 5), min_size=1, max_size=300),
     overlap=st.integers(0, 1000),
     session=st.sampled_from(["", "s"]),
+    prefix=st.integers(0, 2**64 - 1),
+    prompt=st.sampled_from([0, 1, 1000]),
 )
-def test_every_policy_chooses_one_of_the_candidates(name: str, running: list[int], overlap: int, session: str) -> None:
-    loads = loads_of(*running)
-    choice = make_policy(name, Random(1)).choose(Query(1000, 10, session), loads, [overlap] * len(loads))
+def test_every_policy_chooses_one_of_the_candidates_and_changes_nothing(
+    name: str, running: list[int], overlap: int, session: str, prefix: int, prompt: int
+) -> None:
+    loads, overlaps = loads_of(*running, capacity=5000), [min(overlap, prompt)] * len(running)
+    before = (deepcopy(loads), list(overlaps))
+    choice = make_policy(name, Random(1)).choose(Query(prompt, 10, session, prefix), loads, overlaps)
     assert 0 <= choice.index < len(loads)
     assert choice.why
+    assert choice.costs is None or len(choice.costs) == len(loads)
+    assert (loads, overlaps) == before
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1000)), min_size=1, max_size=8), st.integers(0, 99))
+def test_the_same_seed_chooses_the_same(name: str, known: list[tuple[int, int]], seed: int) -> None:
+    loads, overlaps = loads_of(*[running for running, _ in known]), [overlap for _, overlap in known]
+    query = Query(1000, 10, "s", 77)
+    once, again = (make_policy(name, Random(seed)) for _ in range(2))
+    for _ in range(5):
+        assert once.choose(query, loads, overlaps).index == again.choose(query, loads, overlaps).index
 
 
 def test_kv_prefers_the_warm_replica_until_its_queue_outweighs_the_cache() -> None:
@@ -62,7 +82,13 @@ def test_kv_spares_decoding_streams_and_full_caches() -> None:
     assert chosen("kv", loads, [0, 0]) == [1]
 
 
-@pytest.mark.parametrize("name", ["kv", "least_load", "random", "round_robin"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("kv", "least_load", "power_of_two", "random", "round_robin", "session", "sticky", "prefix_hash"),
+        *("longest_prefix", "like_dynamo", "like_sglang", "like_llmd", "like_llmd_scorers", "like_aibrix"),
+    ],
+)
 def test_equals_share_the_requests(name: str) -> None:
     counts = Counter(chosen(name, loads_of(0, 0, 0, 0), [0, 0, 0, 0], times=2000))
     assert all(400 < counts[index] < 600 for index in range(4))
@@ -70,6 +96,13 @@ def test_equals_share_the_requests(name: str) -> None:
 
 def test_among_equal_costs_fewer_open_requests_win() -> None:
     assert chosen("kv", loads_of(3, 1, 2), [0, 0, 0]) == [1]
+
+
+def test_power_of_two_never_takes_the_busiest_and_mostly_the_least_busy() -> None:
+    counts = Counter(chosen("power_of_two", loads_of(3, 1, 2), [0, 0, 0], times=3000))
+    assert counts[0] == 0
+    assert 1850 < counts[1] < 2150  # of three pairs, two hold it
+    assert chosen("power_of_two", loads_of(3), [0]) == [0]
 
 
 def test_least_load_and_round_robin() -> None:
@@ -107,3 +140,12 @@ def test_the_cost_is_the_formula() -> None:
     harm = 2 * (0.5 * 700 / 1000 + 0.001 * 50)
     pressure = (4_500 + 1_000 - 5_000) / 1000
     assert cost == pytest.approx(own + harm + pressure, abs=1e-5)
+
+
+@pytest.mark.parametrize("module", ["policies", "kv", "by_load", "hashing", "peers", "ties", "cost", "decision"])
+def test_policies_are_pure(module: str) -> None:
+    source = (Path(__file__).parents[2] / "scoring" / f"{module}.py").read_text()
+    named = {node.module or "" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
+    plain = {alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for alias in node.names}
+    allowed = {"__future__", "collections", "dataclasses", "math", "msgspec", "random", "scoring", "typing", "xxhash"}
+    assert {name.partition(".")[0] for name in named | plain} <= allowed  # nothing to read a clock or do I/O with

@@ -1,0 +1,210 @@
+"""What each replica can do, learned from the first bytes it sends.
+
+Owns the estimates of
+
+    ttft = overhead + work · seconds_per_token · (1 + slowdown · decoding)
+
+for each replica: `work` is the uncached tokens of a request and of those queued before it when it was booked,
+`decoding` the streams that decoded there then. `slowdown` is how much slower, in proportion, a decoding stream makes
+prefill: they share the steps.
+
+Robust, because receipts lie: a prompt was cached after all, a network stalled, a queue was reordered. Each estimate is
+a weighted median over a window of recent receipts (a receipt weighs the more, the longer its work), so that nearly half
+of them may be wrong by any amount. When the last few agree that all before them is out of date, that is dropped: a
+replica that slows down is followed within a dozen receipts. A replica of which little is known is taken for the median
+of the others, and before there are any, for the prior.
+
+Must never do I/O or read a clock. Costs some 13 µs a receipt, and a look-up when read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from statistics import median
+from typing import NamedTuple
+
+WINDOW = 48
+REFRESH = 4  # receipts between two estimates of the pace
+RESHAPE = 24  # and of the rest
+PRIOR_WEIGHT = 3.0  # receipts that the prior is worth
+SETTLED_WEIGHT = 3.0  # from which on a replica speaks for the fleet
+HALF_WEIGHT_TOKENS = 256.0  # of work: such a receipt weighs half
+RUN = 8  # of so many latest receipts,
+AGREE = 6  # so many that are off to the same side end what was known before,
+OFF = 1.7  # off by at least this factor
+MIN_SPREAD = 3.0  # between few and many decoding streams, for a slope to mean anything
+SPEEDS = (1e-7, 1.0)  # seconds a token that can be
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """One replica's rates. `slowdown` is a share per decoding stream; `receipts` is how many the estimate rests on."""
+
+    seconds_per_token: float = 1.0 / 8000.0
+    slowdown: float = 0.0
+    overhead_s: float = 0.0
+    receipts: int = 0
+
+    def ttft_s(self, work_tokens: int, decoding: int = 0) -> float:
+        """Expected seconds until the first byte."""
+        return self.overhead_s + self.work_s(work_tokens, decoding)
+
+    def work_s(self, work_tokens: int, decoding: int = 0) -> float:
+        """Expected seconds of prefill alone."""
+        return work_tokens * self.seconds_per_token * (1.0 + self.slowdown * decoding)
+
+
+class FirstByte(NamedTuple):
+    """What was known of a request when it was booked, and when its first byte came. `weight` is between 0 and 1."""
+
+    work_tokens: int
+    decoding: int
+    ttft_s: float
+    weight: float
+
+
+class ReplicaRates:
+    """One replica's window and what it says. `weight` is that of all in the window."""
+
+    def __init__(self, prior: Learned) -> None:
+        self.learned = prior
+        self.weight = 0.0
+        self._prior = prior
+        self._window: deque[FirstByte] = deque(maxlen=WINDOW)
+        self._seen = 0
+
+    def add(self, work_tokens: int, decoding: int, ttft_s: float) -> None:
+        weight = work_tokens / (work_tokens + HALF_WEIGHT_TOKENS)
+        self._window.append(FirstByte(work_tokens, decoding, ttft_s, weight))
+        self._seen += 1
+        early = self._seen <= RUN
+        if early or self._seen % REFRESH == 0:
+            self._drop_what_is_past()
+            self._estimate(shape=early or self._seen % RESHAPE == 0)
+
+    def assume(self, prior: Learned) -> None:
+        """What to take it for while little is known; takes effect with the next estimate."""
+        self._prior = prior
+
+    def _drop_what_is_past(self) -> None:
+        """If nearly all of the latest receipts are slower, or faster, than the estimate can explain, keep only them."""
+        if len(self._window) <= RUN:
+            return
+        latest = list(self._window)[-RUN:]
+        paces = sorted(pace for pace, _ in _paces(latest, self.learned))
+        known = self.learned.seconds_per_token
+        if paces[-AGREE] > known * OFF or paces[AGREE - 1] < known / OFF:
+            self._window.clear()
+            self._window.extend(latest)
+
+    def _estimate(self, *, shape: bool) -> None:
+        window, prior = list(self._window), self._prior
+        learned = self.learned if self._seen > 1 else prior
+        if shape:
+            learned = replace(learned, slowdown=_slowdown(window, learned))
+            learned = replace(learned, overhead_s=_overhead(window, learned))
+        paces = _paces(window, learned)
+        self.weight = sum(weight for _, weight in paces)
+        if self.weight < PRIOR_WEIGHT:
+            paces.append((prior.seconds_per_token, PRIOR_WEIGHT - self.weight))
+        pace = _possible(weighted_median(paces))
+        self.learned = Learned(pace, learned.slowdown, learned.overhead_s, self._seen)
+
+
+class Calibration:
+    """The rates of every replica of a fleet, by name."""
+
+    def __init__(self, prior: Learned | None = None) -> None:
+        self._prior = prior or Learned()
+        self._replicas: dict[str, ReplicaRates] = {}
+
+    def of(self, replica: str) -> Learned:
+        """What to expect of it now; of one never heard of, what the others are like."""
+        rates = self._replicas.get(replica)
+        return rates.learned if rates is not None else self.fleet()
+
+    def observe(self, replica: str, work_tokens: int, decoding: int, ttft_s: float) -> None:
+        """A first byte came. Receipts that cannot be (no work, no time, or no finite one) are left out."""
+        if work_tokens <= 0 or decoding < 0 or not 0.0 < ttft_s < math.inf:
+            return
+        rates = self._replicas.get(replica)
+        if rates is None:
+            rates = self._replicas[replica] = ReplicaRates(self.fleet())
+        elif rates.weight < PRIOR_WEIGHT:
+            rates.assume(self.fleet(besides=replica))
+        rates.add(work_tokens, decoding, ttft_s)
+
+    def forget(self, replica: str) -> None:
+        """It left, or started anew: the next under that name may be other hardware."""
+        self._replicas.pop(replica, None)
+
+    def fleet(self, besides: str = "") -> Learned:
+        """The median of the replicas of which enough is known; the prior while there is none."""
+        known = [
+            rates.learned
+            for name, rates in self._replicas.items()
+            if name != besides and rates.weight >= SETTLED_WEIGHT
+        ]
+        if not known:
+            return self._prior
+        return Learned(
+            median(learned.seconds_per_token for learned in known),
+            median(learned.slowdown for learned in known),
+            median(learned.overhead_s for learned in known),
+        )
+
+
+def weighted_median(values: Sequence[tuple[float, float]]) -> float:
+    """The least value up to which at least half of the weight lies. `values` are (value, weight), not empty."""
+    half = sum(weight for _, weight in values) / 2
+    passed = 0.0
+    ordered = sorted(values)
+    for value, weight in ordered:
+        passed += weight
+        if passed >= half:
+            return value
+    return ordered[-1][0]
+
+
+def _possible(pace: float) -> float:
+    return min(max(pace, SPEEDS[0]), SPEEDS[1])
+
+
+def _paces(receipts: Iterable[FirstByte], shape: Learned) -> list[tuple[float, float]]:
+    """Of each, the seconds a token with nothing decoding beside it, and the weight."""
+    overhead, slowdown = shape.overhead_s, shape.slowdown
+    return [
+        ((ttft - overhead) / (work * (1.0 + slowdown * decoding)), weight) for work, decoding, ttft, weight in receipts
+    ]
+
+
+def _slowdown(window: Sequence[FirstByte], known: Learned) -> float:
+    """A resistant line (Brown and Mood) of the pace over the decoding streams: through the medians of the halves with
+    fewer and with more of them.
+    """
+    ordered = sorted(window, key=itemgetter(1))
+    half = len(ordered) // 2
+    few, many = ordered[:half], ordered[-half:]
+    if half < AGREE:
+        return known.slowdown
+    low, high = few[half // 2].decoding, many[half // 2].decoding
+    if high - low < MIN_SPREAD:
+        return known.slowdown
+    alone = replace(known, slowdown=0.0)
+    fast, slow = (weighted_median(_paces(part, alone)) for part in (few, many))
+    slope = max(slow - fast, 0.0) / (high - low)
+    pace = max(fast - slope * low, fast / 10, SPEEDS[0])
+    return slope / pace
+
+
+def _overhead(window: Sequence[FirstByte], shape: Learned) -> float:
+    """What is left of the time of the requests with the least work. Where all work is alike, it cannot be told."""
+    ordered = sorted(window)
+    least = ordered[: len(ordered) // 3]
+    if len(least) < AGREE // 2 or 2 * least[-1].work_tokens > ordered[len(ordered) // 2].work_tokens:
+        return shape.overhead_s
+    return max(median(receipt.ttft_s - shape.work_s(receipt.work_tokens, receipt.decoding) for receipt in least), 0.0)

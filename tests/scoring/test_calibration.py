@@ -1,0 +1,163 @@
+"""Rates are learned from first bytes, whatever some of the receipts say, and follow a replica that changes."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scoring.calibration import Calibration, Learned, weighted_median
+
+PACE = 1 / 5000  # seconds a token; the prior says 1 / 8000
+
+
+def feed(
+    calibration: Calibration,
+    count: int,
+    *,
+    name: str = "r",
+    pace: float = PACE,
+    slowdown: float = 0.0,
+    overhead_s: float = 0.0,
+    noise: float = 0.2,
+    outliers: float = 0.0,
+    streams: int = 0,
+    random: Random | None = None,
+) -> None:
+    """Receipts of a replica that is as told; `outliers` of them are wrong by a factor of 30, up or down."""
+    random = random or Random(1)
+    for _ in range(count):
+        work, decoding = int(random.lognormvariate(7.5, 1.2)) + 1, random.randint(0, streams)
+        ttft = overhead_s + work * pace * (1 + slowdown * decoding) * math.exp(random.gauss(0, noise))
+        if random.random() < outliers:
+            ttft *= random.choice([30, 1 / 30])
+        calibration.observe(name, work, decoding, ttft)
+
+
+def pace_of(calibration: Calibration, name: str = "r") -> float:
+    return calibration.of(name).seconds_per_token
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("outliers", [0.0, 0.3])
+def test_the_pace_is_learned_though_many_receipts_are_far_off(outliers: float, seed: int) -> None:
+    calibration = Calibration()
+    feed(calibration, 100, outliers=outliers, random=Random(seed))
+    assert pace_of(calibration) == pytest.approx(PACE, rel=0.2)
+
+
+def test_one_wrong_receipt_changes_little_at_any_time() -> None:
+    for known in range(60):
+        calibration = Calibration()
+        feed(calibration, known, noise=0.0)
+        calibration.observe("r", 2000, 0, 500.0)
+        assert 0.99 / 8000 <= pace_of(calibration) <= 1.01 * PACE  # from the prior to the truth
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("factor", [5.0, 0.2])
+def test_a_replica_that_changes_fivefold_is_followed_within_twenty_receipts(factor: float, seed: int) -> None:
+    calibration, random = Calibration(), Random(seed)
+    feed(calibration, 200, random=random)
+    feed(calibration, 20, pace=PACE * factor, random=random)
+    assert pace_of(calibration) == pytest.approx(PACE * factor, rel=0.3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_is_followed_there_and_back_though_one_receipt_in_ten_is_wrong(seed: int) -> None:
+    calibration, random = Calibration(), Random(seed)
+    for factor in (1.0, 5.0, 1.0, 5.0):
+        feed(calibration, 60, pace=PACE * factor, outliers=0.1, random=random)
+        assert pace_of(calibration) == pytest.approx(PACE * factor, rel=0.3)
+
+
+def test_mixed_hardware_is_learned_apart_and_a_newcomer_is_taken_for_the_median() -> None:
+    calibration = Calibration()
+    for number, factor in enumerate((1.0, 1.0, 2.0)):
+        feed(calibration, 80, name=f"r{number}", pace=PACE * factor)
+    assert pace_of(calibration, "r0") == pytest.approx(PACE, rel=0.2)
+    assert pace_of(calibration, "r2") == pytest.approx(2 * PACE, rel=0.2)
+    assert pace_of(calibration, "new") == pytest.approx(PACE, rel=0.2)
+    feed(calibration, 40, name="new", pace=4 * PACE)
+    assert pace_of(calibration, "new") == pytest.approx(4 * PACE, rel=0.25)
+    calibration.forget("new")
+    assert pace_of(calibration, "new") == pytest.approx(PACE, rel=0.2)
+
+
+def test_nothing_is_known_at_first() -> None:
+    prior = Learned(1 / 1000, 0.02, 0.01)
+    calibration = Calibration(prior)
+    assert calibration.of("r") == prior
+    assert prior.ttft_s(500, 10) == pytest.approx(0.01 + 0.5 * 1.2)
+    for work, decoding, ttft in ((0, 0, 1.0), (10, -1, 1.0), (10, 0, 0.0), (10, 0, math.inf), (10, 0, math.nan)):
+        calibration.observe("r", work, decoding, ttft)
+    assert calibration.of("r") == prior
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_decoding_streams_cost_prefill_is_learned(seed: int) -> None:
+    calibration = Calibration()
+    feed(calibration, 200, slowdown=0.05, streams=40, random=Random(seed))
+    learned = calibration.of("r")
+    assert learned.slowdown == pytest.approx(0.05, rel=0.6)
+    assert learned.ttft_s(2000, 20) == pytest.approx(2000 * PACE * 2, rel=0.25)
+    assert learned.ttft_s(2000, 40) == pytest.approx(2000 * PACE * 3, rel=0.25)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_constant_part_is_learned(seed: int) -> None:
+    calibration = Calibration()
+    feed(calibration, 200, overhead_s=0.08, noise=0.1, random=Random(seed))
+    learned = calibration.of("r")
+    assert learned.overhead_s == pytest.approx(0.08, abs=0.03)
+    assert learned.seconds_per_token == pytest.approx(PACE, rel=0.15)
+
+
+def test_where_all_work_is_alike_the_expectation_is_right_all_the_same() -> None:
+    calibration, random = Calibration(), Random(2)
+    for _ in range(500):
+        calibration.observe("r", 1000, 0, 0.25 * math.exp(random.gauss(0, 0.2)))
+    assert calibration.of("r").ttft_s(1000) == pytest.approx(0.25, rel=0.15)
+
+
+@pytest.mark.parametrize("load", [0.3, 0.8, 0.95])
+def test_the_pace_of_a_queue_is_learned_from_what_the_ledger_sees_of_it(load: float) -> None:
+    # Served in order, under Poisson arrivals. To the ledger a prompt counts in full until its first byte.
+    calibration, random = Calibration(), Random(1)
+    now, free, opened = 0.0, 0.0, list[tuple[float, int]]()
+    for number in range(400):
+        now += random.expovariate(load / (3700 * PACE))
+        tokens = int(random.lognormvariate(7.5, 1.2)) + 1
+        opened = [(done, queued) for done, queued in opened if done > now]
+        work = tokens + sum(queued for _, queued in opened)
+        free = max(free, now) + tokens * PACE
+        opened.append((free, tokens))
+        calibration.observe("r", work, 0, free - now)
+        assert number < 30 or 0.6 * PACE < pace_of(calibration) < 1.1 * PACE
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-5, 10**9), st.integers(-5, 10**4), st.floats(allow_nan=True)), min_size=1, max_size=120
+    )
+)
+def test_whatever_comes_rates_stay_usable(receipts: list[tuple[int, int, float]]) -> None:
+    calibration = Calibration()
+    for work, decoding, ttft in receipts:
+        calibration.observe("r", work, decoding, ttft)
+        learned = calibration.of("r")
+        assert 1e-7 <= learned.seconds_per_token <= 1.0
+        assert 0.0 <= learned.slowdown < math.inf
+        assert 0.0 <= learned.overhead_s < math.inf
+
+
+@given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.floats(0.01, 100.0)), min_size=1, max_size=30))
+def test_the_weighted_median_has_half_the_weight_on_either_side(values: list[tuple[float, float]]) -> None:
+    found = weighted_median(values)
+    total = sum(weight for _, weight in values)
+    assert found in [value for value, _ in values]
+    assert sum(weight for value, weight in values if value < found) <= total / 2 + 1e-9
+    assert sum(weight for value, weight in values if value > found) <= total / 2 + 1e-9
