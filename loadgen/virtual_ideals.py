@@ -1,0 +1,44 @@
+"""What any routing could reach at most: hit rates of one cache without bounds, and of the fleet's memory as one pool.
+
+Owns these two yardsticks. They know no time: requests come one after the other, each finds what all before it left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loadgen.virtual_prompts import NAMESPACE, Ask, packed_ids
+from replica.blocks import BlockPool
+
+
+def infinite_hit_rate(asks: Sequence[Ask]) -> float:
+    """Trace blocks that came before at the same place / all trace blocks."""
+    seen: set[int] = set()
+    found = total = 0
+    for ask in asks:
+        total += len(ask.blocks)
+        for block in ask.blocks:
+            if block not in seen:
+                break
+            found += 1
+        seen.update(ask.blocks)
+    return found / total if total else 0.0
+
+
+def pooled_hit_rate(asks: Sequence[Ask], pool: BlockPool) -> float:
+    """The same of one cache: `pool`, empty and with blocks of one unit (content as ids).
+
+    Prompts larger than the pool find and leave nothing.
+    """
+    found = total = 0
+    for ask in asks:
+        count = len(ask.blocks)
+        total += count
+        packed = packed_ids(ask)
+        table = pool.open(NAMESPACE, packed)
+        if pool.grow(table, count):
+            found += table.stored
+            pool.store(table, packed, count)
+        pool.release(table)
+        pool.drain()
+    return found / total if total else 0.0
