@@ -1,0 +1,199 @@
+"""Eviction keeps the tree closed under prefixes whoever decides, and learns what recency alone cannot know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replica.reuse import GHOSTS, Eviction, LeastRecent, LeastReuse, Visit
+from replica.reuse_curves import AGES, EDGES, ReuseCurves, age_step, densities
+
+Prompt = tuple[int, ...]
+"""Each number names the block at its place; equal prefixes are equal blocks."""
+
+
+class Cache:
+    """A block pool in small: which prefix each block holds, and how many tables use it. Checks every victim."""
+
+    def __init__(self, capacity: int, eviction: Eviction) -> None:
+        self.capacity = capacity
+        self.eviction = eviction
+        self.at: dict[Prompt, int] = {}
+        self.holds: dict[int, Prompt] = {}
+        self.uses = [0] * capacity
+        self.blank = list(range(capacity))
+        self.given_up: list[int] = []
+
+    def open(self, prompt: Prompt, now: float) -> tuple[Visit, list[int]] | None:
+        """A table with all its blocks, or None where it finds no room."""
+        path: list[int] = []
+        while len(path) < len(prompt) and (block := self.at.get(prompt[: len(path) + 1])) is not None:
+            path.append(block)
+            self.uses[block] += 1
+        self.found = len(path)
+        visit = self.eviction.used(path, now)
+        if len(prompt) - len(path) > self.uses.count(0):
+            self.close(visit, path, now)
+            return None
+        self.eviction.ran(visit, now)
+        fresh = [self._take(now) for _ in prompt[len(path) :]]
+        for block in fresh:
+            held = prompt[: len(path) + 1]
+            self.at[held], self.holds[block] = block, held
+            self.eviction.stored(visit, block, path[-1] if path else None, hash(held), now)
+            path.append(block)
+        return visit, path
+
+    def close(self, visit: Visit, path: list[int], now: float) -> None:
+        for block in path:
+            self.uses[block] -= 1
+        self.eviction.freed(visit, [block for block in path if not self.uses[block]], now)
+
+    def _take(self, now: float) -> int:
+        if self.blank:
+            block = self.blank.pop()
+        else:
+            block = self.eviction.victim(now)
+            held = self.holds.pop(block)
+            assert not self.uses[block], "a block in use was given up"
+            assert not any(other[:-1] == held for other in self.at), "a block was given up before its child"
+            del self.at[held]
+            self.given_up.append(block)
+        self.uses[block] = 1
+        return block
+
+
+def hit_rate(eviction: Eviction, capacity: int, asks: Sequence[tuple[float, Prompt]]) -> float:
+    cache, found, total = Cache(capacity, eviction), 0, 0
+    for now, prompt in asks:
+        table = cache.open(prompt, now)
+        assert table is not None
+        found += cache.found
+        total += len(prompt)
+        cache.close(*table, now)
+    return found / total
+
+
+steps = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple),
+        st.booleans(),
+        st.floats(0.0, 300.0),
+    ),
+    max_size=80,
+)
+
+
+@pytest.mark.parametrize("kind", ["lru", "reuse"])
+@settings(max_examples=80, deadline=None)
+@given(steps=steps, seed=st.integers(0, 3))
+def test_only_leaves_nobody_uses_are_given_up(kind: str, steps: list[tuple[Prompt, bool, float]], seed: int) -> None:
+    eviction: Eviction = LeastRecent() if kind == "lru" else LeastReuse(9, seed)
+    cache, now, tables = Cache(9, eviction), 0.0, []
+    for prompt, keep, pause in steps:
+        now += pause
+        table = cache.open(prompt, now)
+        if table is not None:
+            tables.append(table)
+        if tables and not keep:
+            cache.close(*tables.pop(0), now)
+    for table in tables:
+        cache.close(*table, now)
+    resident = len(cache.holds)
+    for _ in range(resident):
+        cache.blank.clear()
+        cache._take(now)
+    assert not cache.holds, "every resident block can be given up in the end"
+    with pytest.raises(IndexError, match="no block"):
+        eviction.victim(now)
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps=steps)
+def test_the_same_seed_gives_up_the_same_blocks(steps: list[tuple[Prompt, bool, float]]) -> None:
+    def play() -> list[int]:
+        cache, now = Cache(6, LeastReuse(6, seed=1)), 0.0
+        for prompt, _, pause in steps:
+            now += pause
+            table = cache.open(prompt, now)
+            if table is not None:
+                cache.close(*table, now)
+        return cache.given_up
+
+    assert play() == play()
+
+
+def test_what_is_remembered_stays_bounded() -> None:
+    eviction = LeastReuse(10)
+    cache = Cache(10, eviction)
+    for number in range(1000):
+        table = cache.open((number % 300, number, number), float(number))
+        assert table is not None
+        cache.close(*table, float(number))
+        assert eviction.ghosts <= GHOSTS * 10
+        assert eviction.runs <= (GHOSTS + 1) * 10
+
+
+def mix(requests: int) -> list[tuple[float, Prompt]]:
+    """Every fourth request is one of 12 that return each 48 s; the others, of the same form, never return."""
+    asks: list[tuple[float, Prompt]] = []
+    for number in range(requests):
+        first = number // 4 % 12 if number % 4 == 0 else 1000 + number
+        asks.append((float(number), (first, 1, 2, 3)))
+    return asks
+
+
+def test_reuse_keeps_what_returns_where_recency_keeps_what_never_does() -> None:
+    assert hit_rate(LeastRecent(), 80, mix(2000)) == 0.0
+    assert hit_rate(LeastReuse(80), 80, mix(2000)) > 0.12
+
+
+def test_a_loop_slightly_larger_than_the_cache_still_hits() -> None:
+    loop = [(float(number), (number % 22, 1, 2, 3)) for number in range(2000)]
+    assert hit_rate(LeastRecent(), 80, loop) == 0.0
+    assert hit_rate(LeastReuse(80), 80, loop) > 0.4
+
+
+def test_where_recency_is_right_reuse_is_not_far_behind() -> None:
+    random, asks = Random(3), list[tuple[float, Prompt]]()
+    for number in range(3000):
+        again = number > 20 and random.random() < 0.5
+        asks.append((float(number), asks[number - random.randrange(1, 18)][1] if again else (number, 1, 2, 3)))
+    assert hit_rate(LeastReuse(80), 80, asks) > hit_rate(LeastRecent(), 80, asks) - 0.01
+
+
+def test_a_table_that_never_ran_teaches_nothing() -> None:
+    eviction = LeastReuse(4)
+    cache = Cache(4, eviction)
+    held = cache.open((1, 2), 0.0)
+    small = cache.open((3,), 0.0)
+    assert held is not None
+    assert small is not None
+    cache.close(*small, 0.0)
+    before = eviction.hits
+    for now in range(50):
+        assert cache.open((3, 4, 5, 6), float(now)) is None
+    assert eviction.hits == before == 0.0
+    again = cache.open((3,), 60.0)
+    assert again is not None
+    assert eviction.hits == 1.0
+
+
+def test_a_block_whose_hits_come_late_is_worth_as_much_early() -> None:
+    late = age_step(100.0)
+    worth = densities([0.05 if step == late else 0.0 for step in range(AGES)])
+    assert 0.0 < worth[0] <= worth[late]
+    assert worth[late + 1] == 0.0
+    assert worth[0] > 0.5 / EDGES[late + 1] * 0.5
+
+
+def test_curves_tell_apart_kinds_that_return_and_kinds_that_do_not() -> None:
+    curves = ReuseCurves(memory=1e6)
+    curves.learn((1, False, 0), 600.0, False, 1000)
+    curves.learn((3, False, 0), 50.0, True, 1000)
+    curves.refresh({})
+    assert curves.worth((3, False, 0))[0] > 3 * curves.worth((1, False, 0))[0]
