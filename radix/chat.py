@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,12 @@ class ChatTokenizer:
         self.pieces = pieces
         self.eos_ids = eos_ids
         self.fingerprint = fingerprint
-        # Not how many there are: some vocabularies have gaps.
-        self.vocab_size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         self.affixes = self._find_affixes()
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """The largest token id, and one. Not how many there are: some vocabularies have gaps."""
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     @classmethod
     def load(cls, directory: Path) -> ChatTokenizer:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from replica.service import ReplicaService
     from replica.settings import ModelSource, Settings
 
-SIMULATED_KV_BLOCKS = 8192
 WILDCARDS = ("", "0.0.0.0", "::")
 
 
@@ -134,7 +133,7 @@ SHARE = click.FloatRange(min=0, max=1, min_open=True)
     "--kv-blocks",
     type=POSITIVE,
     metavar="N",
-    help=f"KV blocks in all.  [default: what memory allows; simulated: {SIMULATED_KV_BLOCKS}]",
+    help="KV blocks in all.  [default: what memory allows; simulated: 8192]",
 )
 @click.option("--kv-tokens", type=POSITIVE, metavar="N", help="The same, in tokens.")
 @click.option(
@@ -216,7 +215,7 @@ def replica(
 def _settings(model: str, host: str, port: int, name: str, flags: dict[str, Any]) -> Settings:
     # Imported here, so that --help and a wrong flag are answered at once.
     from replica.scheduler import SchedulerLimits
-    from replica.settings import KvEvents, Settings
+    from replica.settings import SIMULATED_KV_BLOCKS, KvEvents, Settings
     from replica.simulated import TimingModel
 
     source = _source(model, flags)

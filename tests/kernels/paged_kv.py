@@ -9,12 +9,32 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from kernels.ops import KvCache, Paged
 
+# For tests of any shape: all that does not say how long the sequences are.
+SHAPES: dict[str, st.SearchStrategy[Any]] = {
+    "kv_heads": st.integers(1, 2),
+    "group": st.integers(1, 7),
+    "block_size": st.sampled_from([16, 32, 64, 128]),
+    "dim": st.sampled_from([64, 72, 128]),
+    "dtype": st.sampled_from([torch.float32, torch.float16]),
+    "window": st.none() | st.integers(1, 300),
+    "softcap": st.none() | st.floats(1, 50),
+    "seed": st.integers(0, 100),
+}
+FEW = settings(
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],  # without shrinking, which takes minutes in the interpreter
+    suppress_health_check=[HealthCheck.too_slow],
+)
 NO_BLOCK = 2**31 - 1
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Absolute and relative. The interpreter is exact; a GPU makes products of fp32 of three of TF32.

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import reference_attention
 from kernels.ops import Attending, KvCache, Paged
 from kernels.paged_decode import paged_decode
-from tests.kernels.paged_kv import DEVICE, Case, assert_close, case
+from tests.kernels.paged_kv import DEVICE, FEW, SHAPES, Case, assert_close, case
 
 FP32, FP16, FP8 = torch.float32, torch.float16, torch.float8_e4m3fn
 RAGGED = [1, 0, 64, 65, 200]
@@ -99,22 +99,9 @@ def test_keys_and_values_of_different_layout_are_refused() -> None:
 
 @given(
     lengths=st.lists(st.integers(0, 260), min_size=1, max_size=3),
-    kv_heads=st.integers(1, 2),
-    group=st.integers(1, 7),
-    block_size=st.sampled_from([16, 32, 64, 128]),
-    dim=st.sampled_from([64, 72, 128]),
-    dtype=st.sampled_from([FP32, FP16]),
-    window=st.none() | st.integers(1, 300),
-    softcap=st.none() | st.floats(1, 50),
-    seed=st.integers(0, 100),
+    **SHAPES,
 )
-@settings(
-    max_examples=5,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.explicit, Phase.generate],  # without shrinking, which takes minutes in the interpreter
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@settings(FEW, max_examples=5)
 def test_any_shape(
     lengths: list[int],
     kv_heads: int,

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import reference_attention
 from kernels.ops import Attending, KvCache
 from kernels.paged_decode import paged_decode
 from kernels.paged_prefill import paged_prefill
-from tests.kernels.paged_kv import DEVICE, Case, assert_close, case
+from tests.kernels.paged_kv import DEVICE, FEW, SHAPES, Case, assert_close, case
 
 FP32, FP16, FP8 = torch.float32, torch.float16, torch.float8_e4m3fn
 # Whole prompts, chunks behind a prefix, one token, padding, all in one call.
@@ -108,22 +108,9 @@ def test_a_cache_may_hold_more_than_2_to_the_31_elements() -> None:
 
 @given(
     lengths=st.lists(st.tuples(st.integers(0, 150), st.integers(1, 120)), min_size=1, max_size=3),
-    kv_heads=st.integers(1, 2),
-    group=st.integers(1, 7),
-    block_size=st.sampled_from([16, 32, 64, 128]),
-    dim=st.sampled_from([64, 72, 128]),
-    dtype=st.sampled_from([FP32, FP16]),
-    window=st.none() | st.integers(1, 300),
-    softcap=st.none() | st.floats(1, 50),
-    seed=st.integers(0, 100),
+    **SHAPES,
 )
-@settings(
-    max_examples=6,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.explicit, Phase.generate],  # without shrinking, which takes minutes in the interpreter
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@settings(FEW, max_examples=6)
 def test_any_shape(
     lengths: list[tuple[int, int]],
     kv_heads: int,

@@ -21,6 +21,7 @@ from radix.events import Registration, decode_snapshot
 from radix.redis_link import open_link
 from radix.redis_tree import RedisTree
 from replica.cli import replica
+from replica.settings import SIMULATED_KV_BLOCKS
 from tests.redis_server import RedisServer
 from tests.replica.test_reporter import Control
 
@@ -177,3 +178,4 @@ def test_help_names_every_flag_and_needs_neither_torch_nor_a_redis_client() -> N
     text = CliRunner().invoke(replica, ["--help"]).output
     for option in replica.params:
         assert option.opts[-1] in text
+    assert f"simulated: {SIMULATED_KV_BLOCKS}]" in " ".join(text.split())
