@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kernels.ops import KvCache, Layout, Paged
 from replica.batch import Batch, Batcher, Inputs
-from replica.decode_graphs import Decoded, DecodeGraphs, Forward, with_sampled
+from replica.decode_graphs import DecodeGraphs, Forward, with_sampled
 from replica.draws import Draws
 from replica.models.decoder import Decoder
 from replica.packing import to_device
@@ -140,16 +140,15 @@ class ModelRunner:
         self._sampled_is_good = True
         return self._on_its_way(tokens, likely, batch.plan.likeliest if batch.plan else ())
 
-    def _decoded(self, batch: Batch, inputs: Inputs[Tensor]) -> Decoded | None:
-        """Of each slice that samples; None when none does."""
+    def _decoded(self, batch: Batch, inputs: Inputs[Tensor]) -> tuple[Tensor, Tensor | None] | None:
+        """Logits of the slices that sample, and the likeliest tokens where a graph has them; None if none samples."""
         if batch.prefills == 0 and self._graphs is not None:
             logits, likeliest = self._graphs.run(inputs)
-            return Decoded(logits[: batch.samples], likeliest[: batch.samples])
+            return logits[: batch.samples], likeliest[: batch.samples]
         hidden = self._hidden(batch, inputs)
         if batch.samples == 0:
             return None
-        logits = self._model.logits(hidden[inputs.last_rows] if batch.prefills else hidden[: batch.samples])
-        return Decoded(logits, logits.argmax(dim=-1))
+        return self._model.logits(hidden[inputs.last_rows] if batch.prefills else hidden[: batch.samples]), None
 
     def _hidden(self, batch: Batch, inputs: Inputs[Tensor]) -> Tensor:
         """The last hidden states of all tokens of the step, [T, H]."""
@@ -166,13 +165,16 @@ class ModelRunner:
             )
         return self._forward(tokens, inputs.positions, Layout(inputs.slots, decodes, prefills))
 
-    def _sample(self, batch: Batch, decoded: Decoded | None, rest: list[Tensor]) -> tuple[Tensor, Likely | None]:
+    def _sample(
+        self, batch: Batch, decoded: tuple[Tensor, Tensor | None] | None, rest: list[Tensor]
+    ) -> tuple[Tensor, Likely | None]:
         if decoded is None:
             return self._sampled[:0], None
+        logits, likeliest = decoded
         if batch.plan is None:
-            return decoded.likeliest, None
+            return logits.argmax(dim=-1) if likeliest is None else likeliest, None
         draws: Draws[Tensor] = Draws(*rest)
-        return sample(decoded.logits, draws, batch.plan, self._model.ops, self._sampled)
+        return sample(logits, draws, batch.plan, self._model.ops, self._sampled)
 
     def _on_its_way(self, tokens: Tensor, likely: Likely | None, likeliest: tuple[int, ...]) -> Launched:
         """Sends the results to the host without waiting for them."""
