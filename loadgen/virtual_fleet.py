@@ -101,11 +101,11 @@ class Member(Listener):
         if job.first_token_s is None:
             job.first_token_s = self._clock.now
             job.cached_tokens = cached_tokens
-        self.bookings[job].first_byte()
+        self.bookings[job].first_byte(self._clock.now)
 
     def finished(self, job: Job) -> None:
         job.finished_s = self._clock.now
-        self.bookings.pop(job).release()
+        self.bookings.pop(job).release(self._clock.now)
 
     def stepped(self) -> None:
         self.channel.publish()
@@ -163,7 +163,7 @@ class VirtualFleet:
             member.replica.take(job)
         except NeverFits as error:
             job.error = str(error)
-            member.bookings.pop(job).release()
+            member.bookings.pop(job).release(self.clock.now)
 
     def _happen(self, incident: Incident) -> None:
         if incident.action == "add":
@@ -184,7 +184,7 @@ class VirtualFleet:
         unfinished = member.replica.stop()
         self.router.leave(member.seat)
         for job in unfinished:
-            member.bookings.pop(job).release()
+            member.bookings.pop(job).release(self.clock.now)
             self._send(job)
 
 

@@ -16,6 +16,7 @@ from radix.feed import ReplicaFeed
 from radix.index import PrefixIndex
 from radix.predicted import PredictedResidency
 from router.residency import HINT_BLOCKS, HINT_TTL_S
+from scoring.calibration import Calibration
 from scoring.decision import Query
 from scoring.ledger import Booking, ReplicaLoad
 from scoring.policies import Policy
@@ -47,6 +48,7 @@ class VirtualRouter:
         self._index.on_removed = self._on_removed
         self._hints = PredictedResidency(capacity_blocks=HINT_BLOCKS, ttl_s=HINT_TTL_S)
         self._hinted: dict[int, int] = {}  # by the index's id
+        self._calibration = Calibration()
 
     def join(self, name: str, capacity_tokens: int) -> Seat:
         """A replica that holds nothing yet; its events go to the seat's feed."""
@@ -54,6 +56,7 @@ class VirtualRouter:
         seat.feed.restore(Snapshot(name, 0, 0, ()))  # it reports: the first batch begins no new incarnation
         self._hinted[seat.feed.rid] = seat.hinted
         self.seats.append(seat)
+        self._calibration.attach(seat.load)
         return seat
 
     def close(self, seat: Seat) -> None:
@@ -65,6 +68,7 @@ class VirtualRouter:
         """The replica is gone, and all that it held."""
         self.close(seat)
         seat.feed.close()
+        self._calibration.detach(seat.load)
         self._hints.retire_replica(seat.hinted)
         while self._index.sweep(SWEEP_RUNS):
             pass
@@ -75,12 +79,13 @@ class VirtualRouter:
         blocks = self._overlaps(ask.keys)
         most = ask.prompt_tokens - 1
         overlaps = [min(count * self._block_tokens, most) for count in blocks]
-        query = Query(ask.prompt_tokens, ask.output_tokens, prefix=ask.keys[:2][-1] if ask.keys else 0)
+        now = self._clock.now
+        query = Query(ask.prompt_tokens, ask.output_tokens, prefix=ask.keys[:2][-1] if ask.keys else 0, now=now)
         chosen = self.policy.choose(query, [seat.load for seat in seats], overlaps).index
         seat = seats[chosen]
-        booking = seat.load.book(ask.prompt_tokens, ask.prompt_tokens - overlaps[chosen])
+        booking = seat.load.book(ask.prompt_tokens, ask.prompt_tokens - overlaps[chosen], now)
         if self._believes_hints and ask.keys:
-            self._hints.record(seat.hinted, ask.keys, self._clock.now)
+            self._hints.record(seat.hinted, ask.keys, now)
         return seat, booking
 
     def held(self, seat: Seat) -> Iterator[tuple[int | None, list[int]]]:

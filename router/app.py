@@ -12,6 +12,7 @@ import random
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ from router.roster import Roster
 from router.telemetry import ReplicaGauges, Telemetry
 from router.truth import LocalTruth, Truth
 from router.upstream import ConnectionPool
+from scoring.calibration import Calibration
 from scoring.policies import make_policy
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class Router:
         fleet = Fleet()
         self._stack.callback(fleet.close)
         fleet.subscribe(lambda replica: telemetry.forget(replica.name) if fleet.get(replica.name) is None else None)
+        fleet.subscribe(partial(_learn, fleet, Calibration()))
         truth, joins, sharing = self._membership(fleet, http, telemetry)
         residency = Residency(
             fleet,
@@ -265,6 +268,14 @@ class Router:
             except Exception:  # one of them must not keep the others waiting
                 log.exception("a connection could not be swept")
                 connection.transport.abort()
+
+
+def _learn(fleet: Fleet, calibration: Calibration, replica: Replica) -> None:
+    """Rates are learned of every replica that is there."""
+    if fleet.get(replica.name) is replica:
+        calibration.attach(replica.load)
+    else:
+        calibration.detach(replica.load)
 
 
 def _gauges(replica: Replica, residency: Residency) -> ReplicaGauges:

@@ -166,6 +166,10 @@ class ControlPlane:
             "decoding": load.decoding,
             "queued_tokens": load.queued_tokens,
             "served": load.served,
+            "prefill_tokens_per_s": round(1.0 / load.learned.seconds_per_token),
+            "decode_slowdown": round(load.learned.slowdown, 4),
+            "overhead_s": round(load.learned.overhead_s, 4),
+            "receipts_learned_from": load.learned.receipts,
         }
 
 

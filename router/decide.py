@@ -74,6 +74,9 @@ class Decider:
             block_size, most = prompt.block_size, tokens - 1
             overlaps = [min(count * block_size, most) for count in blocks]
         loads = [replica.load for replica in candidates]
+        for load in loads:
+            if load.silent:
+                load.settle(now)
         choice = self.policy.choose(query, loads, overlaps)
         chosen = candidates[choice.index]
         overlap = overlaps[choice.index]
@@ -92,7 +95,7 @@ class Decider:
             chosen.name,
             choice.why,
         )
-        booking = chosen.load.book(tokens, tokens - overlap)
+        booking = chosen.load.book(tokens, tokens - overlap, now, streamed=query.streamed)
         self._residency.routed(chosen, keys, exact, now)
         kept = blocks[choice.index]
         if self.on_routed is not None and not (exact and kept == len(keys)):

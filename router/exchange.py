@@ -51,6 +51,7 @@ class Exchange:
     _decoded: bytearray | None = None  # what an HTTP/1.0 client is to get next
     _head_sent = False
     _event_stream = False
+    _cached_tokens: int | None = None
     _paused = False
     _status = 0
     _quiet_since = 0.0
@@ -175,14 +176,16 @@ class Exchange:
             self._connection = None
             self._attempt_failed("it answered 503", again=True)
             return None
-        if read.status >= 400 and self._placement is not None:
-            self._placement.unplaced()
+        if read.status >= 400:
+            self._refused_there()
         request = self._request
         self._framing = framing
         self._status = read.status
         self._event_stream = read.event_stream
         self._head_sent = True
-        self._note_first_byte(read)
+        self._cached_tokens = read.cached_tokens
+        if not read.event_stream:
+            self.on_first_byte()
         closes = not request.keep_alive or framing.close_ends()
         if not (request.http10 and isinstance(framing, ChunkedFraming)):
             chunked10 = request.http10 and read.chunked  # a HEAD's answer: no body, and no word of chunks either
@@ -190,6 +193,21 @@ class Exchange:
         framing.payload = self._decoded = bytearray()
         self._decoded += relayed_head(head, self._extra_lines(closes), read, dechunk=True)
         return head
+
+    def on_first_byte(self) -> None:
+        """Of a stream, the body's, not the head's: some engines send that before they have computed anything."""
+        now = perf_counter()
+        if self._booking is not None:
+            self._booking.first_byte(now)
+        ttft = now - self._started
+        telemetry = self._carrier.telemetry
+        telemetry.ttft.add(ttft)
+        if self._cached_tokens is not None:
+            telemetry.cached_tokens += self._cached_tokens
+        receipt = self._receipt
+        if receipt is not None:
+            receipt.ttft_s = ttft
+            receipt.cached_tokens = self._cached_tokens
 
     def write_whole(self, data: bytes) -> None:
         if self._decoded is None:
@@ -318,35 +336,30 @@ class Exchange:
     def _give_up_place(self, outcome: str) -> None:
         """This attempt is over, and left nothing on its replica."""
         if self._booking is not None:
-            self._booking.release()
+            self._booking.release(perf_counter())
         if self._placement is not None:
             self._placement.unplaced()
         if self._receipt is not None:
             self._receipt.outcome = outcome
+
+    def _refused_there(self) -> None:
+        """The replica answers with an error: it computed nothing, and nothing can be learned from how long it took."""
+        if self._booking is not None:
+            self._booking.release(perf_counter())
+        if self._placement is not None:
+            self._placement.unplaced()
 
     def _note_attempt(self, receipt: Receipt | None) -> None:
         if receipt is not None:
             receipt.attempts = self._attempt
             self._receipt = receipt
 
-    def _note_first_byte(self, read: ResponseHead) -> None:
-        if self._booking is not None:
-            self._booking.first_byte()
-        telemetry = self._carrier.telemetry
-        ttft = perf_counter() - self._started
-        telemetry.ttft.add(ttft)
-        if read.cached_tokens is not None:
-            telemetry.cached_tokens += read.cached_tokens
-        receipt = self._receipt
-        if receipt is not None:
-            receipt.ttft_s = ttft
-            receipt.cached_tokens = read.cached_tokens
-
     def _settle(self, status: int, outcome: str) -> None:
         """The end, however it came."""
+        now = perf_counter()
         if self._booking is not None:
-            self._booking.release()
-        duration = perf_counter() - self._started
+            self._booking.release(now)
+        duration = now - self._started
         telemetry = self._carrier.telemetry
         replica = self._replica
         if replica is None or self._carrier.fleet.get(replica.name) is not replica:

@@ -139,7 +139,7 @@ class Gateway:
             self.fleet,
             self._decider,
             prompt,
-            Query(prompt.tokens, output, session, prefix),
+            Query(prompt.tokens, output, session, prefix, self._clock(), bool(ask.stream)),
             exchange.request_id,
             ask.model,
             path,

@@ -56,9 +56,10 @@ class InferenceRoute(msgspec.Struct):
 
     def choose(self, tried: frozenset[Replica]) -> Decision:
         candidates, names = candidates_of(pool_of(self.fleet, self.model), tried)
-        return self.decider.decide(
-            candidates, names, self.prompt, self.query, self.request_id, self.model, self.path, self.clock()
-        )
+        query, now = self.query, self.clock()
+        if tried:
+            query = msgspec.structs.replace(query, now=now)
+        return self.decider.decide(candidates, names, self.prompt, query, self.request_id, self.model, self.path, now)
 
     def has_other(self, tried: frozenset[Replica]) -> bool:
         return _has_other(self.fleet.table.resolve(self.model), tried)

@@ -34,6 +34,10 @@ class Exchange(Protocol):
         """The response begins; the answer is its head for the client. None drops it, and the connection with it."""
         ...
 
+    def on_first_byte(self) -> None:
+        """The first of an event stream's body came."""
+        ...
+
     def write_whole(self, data: bytes) -> None:
         """The whole response, head and body, came in one piece."""
         ...
@@ -56,6 +60,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_framing",
+        "_fresh",
         "_held",
         "_holds",
         "_keep",
@@ -76,6 +81,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.reused = False
         self.stirred = True  # bytes came since the sweeper last looked
         self._framing: Framing | None = None
+        self._fresh = False  # nothing of the stream's body has come yet
         self._sink: Sink | None = None
         self._held = b""
         self._holds = False
@@ -160,6 +166,7 @@ class UpstreamConnection(asyncio.Protocol):
         if head is None:
             self.abort()
             return
+        self._fresh = read.event_stream
         # What is decoded for its client must not be fed twice.
         self._holds = read.event_stream and isinstance(framing, ChunkedFraming) and framing.payload is None
         self._receive_body(exchange, data[end + 4 :], head)
@@ -174,6 +181,9 @@ class UpstreamConnection(asyncio.Protocol):
     def _receive_body(self, exchange: Exchange, data: bytes, head: bytes = b"") -> None:
         framing, sink = self._framing, self._sink
         assert framing is not None
+        if self._fresh and data:
+            self._fresh = False
+            exchange.on_first_byte()
         if self._held:
             data = self._held + data
             self._held = b""

@@ -1,12 +1,7 @@
 """What each replica can do, learned from the first bytes it sends.
 
-Owns the estimates of
-
-    ttft = overhead + work · seconds_per_token · (1 + slowdown · decoding)
-
-for each replica: `work` is the uncached tokens of a request and of those queued before it when it was booked,
-`decoding` the streams that decoded there then. `slowdown` is how much slower, in proportion, a decoding stream makes
-prefill: they share the steps.
+Owns the estimate of each replica's rates (learned.py has the formula): from the work before a first byte, the streams
+that decoded when the request was booked, and the time it took.
 
 Robust, because receipts lie: a prompt was cached after all, a network stalled, a queue was reordered. Each estimate is
 a weighted median over a window of recent receipts (a receipt weighs the more, the longer its work), so that nearly half
@@ -22,12 +17,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import itemgetter
 from statistics import median
 from typing import NamedTuple
 
+from scoring.learned import PRIOR, Learned
+from scoring.ledger import FirstByte, ReplicaLoad
+
 WINDOW = 48
+LESSON_GAP_S = 0.01  # between two receipts of a replica: a hundred a second say enough, and cost a thousandth of a core
 REFRESH = 4  # receipts between two estimates of the pace
 RESHAPE = 24  # and of the rest
 PRIOR_WEIGHT = 3.0  # receipts that the prior is worth
@@ -40,26 +39,8 @@ MIN_SPREAD = 3.0  # between few and many decoding streams, for a slope to mean a
 SPEEDS = (1e-7, 1.0)  # seconds a token that can be
 
 
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """One replica's rates. `slowdown` is a share per decoding stream; `receipts` is how many the estimate rests on."""
-
-    seconds_per_token: float = 1.0 / 8000.0
-    slowdown: float = 0.0
-    overhead_s: float = 0.0
-    receipts: int = 0
-
-    def ttft_s(self, work_tokens: int, decoding: int = 0) -> float:
-        """Expected seconds until the first byte."""
-        return self.overhead_s + self.work_s(work_tokens, decoding)
-
-    def work_s(self, work_tokens: int, decoding: int = 0) -> float:
-        """Expected seconds of prefill alone."""
-        return work_tokens * self.seconds_per_token * (1.0 + self.slowdown * decoding)
-
-
-class FirstByte(NamedTuple):
-    """What was known of a request when it was booked, and when its first byte came. `weight` is between 0 and 1."""
+class Lesson(NamedTuple):
+    """A first byte, and what it counts for: `weight` is between 0 and 1."""
 
     work_tokens: int
     decoding: int
@@ -73,13 +54,14 @@ class ReplicaRates:
     def __init__(self, prior: Learned) -> None:
         self.learned = prior
         self.weight = 0.0
+        self.taught_at = -math.inf
         self._prior = prior
-        self._window: deque[FirstByte] = deque(maxlen=WINDOW)
+        self._window: deque[Lesson] = deque(maxlen=WINDOW)
         self._seen = 0
 
     def add(self, work_tokens: int, decoding: int, ttft_s: float) -> None:
         weight = work_tokens / (work_tokens + HALF_WEIGHT_TOKENS)
-        self._window.append(FirstByte(work_tokens, decoding, ttft_s, weight))
+        self._window.append(Lesson(work_tokens, decoding, ttft_s, weight))
         self._seen += 1
         early = self._seen <= RUN
         if early or self._seen % REFRESH == 0:
@@ -116,11 +98,29 @@ class ReplicaRates:
 
 
 class Calibration:
-    """The rates of every replica of a fleet, by name."""
+    """The rates of every replica of a fleet, by name. What is learned stands in the `learned` of the loads attached."""
 
-    def __init__(self, prior: Learned | None = None) -> None:
-        self._prior = prior or Learned()
+    def __init__(self, prior: Learned = PRIOR) -> None:
+        self._prior = prior
         self._replicas: dict[str, ReplicaRates] = {}
+        self._loads: dict[str, ReplicaLoad] = {}
+
+    def attach(self, load: ReplicaLoad) -> None:
+        """Learn of this load's replica from now on; another load of its name is another incarnation, perhaps on other
+        hardware.
+        """
+        if self._loads.get(load.name) is load:
+            return
+        self.forget(load.name)
+        self._loads[load.name] = load
+        load.learned = self.fleet()
+        load.taught = self._on_first_byte
+
+    def detach(self, load: ReplicaLoad) -> None:
+        """It left."""
+        load.taught = None
+        if self._loads.get(load.name) is load:
+            self.forget(load.name)
 
     def of(self, replica: str) -> Learned:
         """What to expect of it now; of one never heard of, what the others are like."""
@@ -139,8 +139,9 @@ class Calibration:
         rates.add(work_tokens, decoding, ttft_s)
 
     def forget(self, replica: str) -> None:
-        """It left, or started anew: the next under that name may be other hardware."""
+        """It left, or started anew."""
         self._replicas.pop(replica, None)
+        self._loads.pop(replica, None)
 
     def fleet(self, besides: str = "") -> Learned:
         """The median of the replicas of which enough is known; the prior while there is none."""
@@ -156,6 +157,28 @@ class Calibration:
             median(learned.slowdown for learned in known),
             median(learned.overhead_s for learned in known),
         )
+
+    def _on_first_byte(self, load: ReplicaLoad, first: FirstByte) -> None:
+        rates = self._replicas.get(load.name)
+        if rates is not None and first.at - rates.taught_at < LESSON_GAP_S:
+            return
+        self.observe(load.name, first.work_tokens, first.decoding, first.ttft_s)
+        rates = self._replicas.get(load.name)
+        if rates is None:
+            return
+        rates.taught_at = first.at
+        if rates.learned is not load.learned:
+            load.learned = rates.learned
+            self._tell_newcomers()
+
+    def _tell_newcomers(self) -> None:
+        """Those that have sent no first byte yet are taken for the median."""
+        if len(self._replicas) == len(self._loads):
+            return
+        fleet = self.fleet()
+        for name, load in self._loads.items():
+            if name not in self._replicas:
+                load.learned = fleet
 
 
 def weighted_median(values: Sequence[tuple[float, float]]) -> float:
@@ -174,7 +197,7 @@ def _possible(pace: float) -> float:
     return min(max(pace, SPEEDS[0]), SPEEDS[1])
 
 
-def _paces(receipts: Iterable[FirstByte], shape: Learned) -> list[tuple[float, float]]:
+def _paces(receipts: Iterable[Lesson], shape: Learned) -> list[tuple[float, float]]:
     """Of each, the seconds a token with nothing decoding beside it, and the weight."""
     overhead, slowdown = shape.overhead_s, shape.slowdown
     return [
@@ -182,7 +205,7 @@ def _paces(receipts: Iterable[FirstByte], shape: Learned) -> list[tuple[float, f
     ]
 
 
-def _slowdown(window: Sequence[FirstByte], known: Learned) -> float:
+def _slowdown(window: Sequence[Lesson], known: Learned) -> float:
     """A resistant line (Brown and Mood) of the pace over the decoding streams: through the medians of the halves with
     fewer and with more of them.
     """
@@ -201,7 +224,7 @@ def _slowdown(window: Sequence[FirstByte], known: Learned) -> float:
     return slope / pace
 
 
-def _overhead(window: Sequence[FirstByte], shape: Learned) -> float:
+def _overhead(window: Sequence[Lesson], shape: Learned) -> float:
     """What is left of the time of the requests with the least work. Where all work is alike, it cannot be told."""
     ordered = sorted(window)
     least = ordered[: len(ordered) // 3]

@@ -10,13 +10,16 @@ import msgspec
 
 class Query(msgspec.Struct, frozen=True, gc=False):
     """What a policy may know of a request. `session` is empty when the request names none. `prefix` is the key of the
-    prompt's first two blocks (of the first, if it has one only), unsigned 64-bit; 0 when it has none.
+    prompt's first two blocks (of the first, if it has one only), unsigned 64-bit; 0 when it has none. `now` is the
+    time on the ledger's clock. Of an answer that is not `streamed`, the first byte comes with the last.
     """
 
     prompt_tokens: int
     output_tokens: int
     session: str = ""
     prefix: int = 0
+    now: float = 0.0
+    streamed: bool = True
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):

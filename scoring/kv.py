@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from scoring.cost import Rates, costs_s
+from scoring.cost import Weights, costs_s
 from scoring.decision import Choice, Query
 from scoring.ledger import ReplicaLoad
 from scoring.ties import least
@@ -19,10 +19,10 @@ class Kv:
 
     name = "kv"
 
-    def __init__(self, rng: Random, rates: Rates | None = None) -> None:
+    def __init__(self, rng: Random, weights: Weights | None = None) -> None:
         self._rng = rng
-        self._rates = rates or Rates()
+        self._weights = weights or Weights()
 
     def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice:
-        costs = costs_s(loads, overlaps, query.prompt_tokens, query.output_tokens, self._rates)
+        costs = costs_s(query, loads, overlaps, self._weights)
         return Choice(least(costs, self._rng), "least predicted cost", costs)

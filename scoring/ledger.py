@@ -2,15 +2,34 @@
 
 Owns the counts that the cost model reads. A booking moves once from waiting to decoding and once to released; a late or
 repeated call changes nothing, so a request that fails, is cancelled and ends at once is counted out exactly once.
-Must never do I/O or read a clock.
+Must never do I/O or read a clock: the time is handed in (seconds; a little out of order does no harm).
+
+The first byte of an answer that is not streamed comes with its last. Such a booking is taken to have been prefilled
+when that was to be expected; from then on it counts as decoding, and nothing is learned from it.
 """
 
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
+
+from scoring.backlog import wait_s
+from scoring.learned import PRIOR, Learned
+
+
+class FirstByte(NamedTuple):
+    """What was known of a request when it was booked, and how long its first byte took. `work_tokens` are its uncached
+    tokens and what was left of those queued before it, `decoding` the streams that decoded there then.
+    """
+
+    work_tokens: int
+    decoding: int
+    ttft_s: float
+    at: float
 
 
 class ReplicaLoad(msgspec.Struct):
@@ -18,8 +37,10 @@ class ReplicaLoad(msgspec.Struct):
 
     `queued_tokens`: uncached prompt tokens of requests without a first byte. `context_tokens`: prompt tokens of all
     open requests, what they hold of the KV cache at least. `capacity_tokens`: the KV cache's size, 0 when unknown.
+    `moved_at`: when the queue last got shorter, or began. `learned`: what the replica can do. `silent`: bookings whose
+    first byte will not be seen, by the time when it is expected.
     `changed` hears of every step of a booking made here, once the sums are right; the open requests of other routers,
-    which shared_loads.py adds to the same sums, are not told to it.
+    which shared_loads.py adds to the same sums, are not told to it. `taught` hears of every first byte that was seen.
     """
 
     name: str
@@ -30,20 +51,47 @@ class ReplicaLoad(msgspec.Struct):
     decoding: int = 0
     served: int = 0
     changed: Callable[[ReplicaLoad], None] | None = None
+    moved_at: float = 0.0
+    learned: Learned = PRIOR
+    taught: Callable[[ReplicaLoad, FirstByte], None] | None = None
+    silent: deque[Booking] = msgspec.field(default_factory=deque)
 
     @property
     def running(self) -> int:
         """Open requests, waiting or decoding."""
         return self.waiting + self.decoding
 
-    def book(self, prompt_tokens: int, uncached_tokens: int) -> Booking:
+    def wait_s(self, now: float) -> float:
+        """Until what is queued now will have been computed, in expectation."""
+        learned, decoding = self.learned, self.decoding
+        pace = learned.seconds_per_token * (1.0 + learned.slowdown * decoding)
+        return wait_s(self.queued_tokens * pace, self.waiting, now - self.moved_at)
+
+    def book(self, prompt_tokens: int, uncached_tokens: int, now: float = 0.0, *, streamed: bool = True) -> Booking:
         """Count a request in, at the moment it is sent here."""
+        learned, decoding = self.learned, self.decoding
+        work_tokens = uncached_tokens
+        if self.queued_tokens:
+            pace = learned.seconds_per_token * (1.0 + learned.slowdown * decoding)
+            work_tokens += int(wait_s(self.queued_tokens * pace, self.waiting, now - self.moved_at) / pace)
+        else:
+            self.moved_at = now
         self.waiting += 1
         self.queued_tokens += uncached_tokens
         self.context_tokens += prompt_tokens
+        booking = Booking(self, prompt_tokens, uncached_tokens, now, work_tokens, decoding)
+        if not streamed:
+            booking.silent_until = now + learned.ttft_s(work_tokens, decoding)
+            self.silent.append(booking)
         if self.changed is not None:
             self.changed(self)
-        return Booking(self, prompt_tokens, uncached_tokens)
+        return booking
+
+    def settle(self, now: float) -> None:
+        """Count on what must have been prefilled by now, unseen."""
+        silent = self.silent
+        while silent and (silent[0].silent_until <= now or silent[0].stage is not WAITING):
+            silent.popleft().first_byte(now)
 
 
 class Stage(enum.IntEnum):
@@ -58,14 +106,18 @@ WAITING, DECODING, RELEASED = Stage  # an enum member costs an attribute look-up
 
 
 class Booking(msgspec.Struct):
-    """One request's place in its replica's load."""
+    """One request's place in its replica's load. `silent_until` is 0 when its first byte will be seen."""
 
     load: ReplicaLoad
     prompt_tokens: int
     uncached_tokens: int
+    booked_at: float = 0.0
+    work_tokens: int = 0
+    decoding: int = 0
+    silent_until: float = 0.0
     stage: Stage = WAITING
 
-    def first_byte(self) -> None:
+    def first_byte(self, now: float = 0.0) -> None:
         """The prefill is over; the request decodes from here on."""
         if self.stage is not WAITING:
             return
@@ -74,15 +126,19 @@ class Booking(msgspec.Struct):
         load.waiting -= 1
         load.decoding += 1
         load.queued_tokens -= self.uncached_tokens
+        load.moved_at = now
+        if load.taught is not None and not self.silent_until:
+            load.taught(load, FirstByte(self.work_tokens, self.decoding, now - self.booked_at, now))
         if load.changed is not None:
             load.changed(load)
 
-    def release(self) -> None:
+    def release(self, now: float = 0.0) -> None:
         """The request is over, however it ended."""
         load = self.load
         if self.stage is WAITING:
             load.waiting -= 1
             load.queued_tokens -= self.uncached_tokens
+            load.moved_at = now
         elif self.stage is DECODING:
             load.decoding -= 1
         else:

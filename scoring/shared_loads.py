@@ -170,7 +170,7 @@ class SharedLoads:
         sender.heard_at = now
         for totals in update.totals:
             if update.number >= sender.void_before:
-                self._replace(sender, _Said(update.number, totals))
+                self._replace(sender, _Said(update.number, totals), now)
         if update.void_before > sender.void_before:
             sender.void_before = update.void_before
             stale = [key for key, said in sender.said.items() if said.number < update.void_before]
@@ -194,7 +194,7 @@ class SharedLoads:
             self._changed.add(load.name)
             self.news()
 
-    def _replace(self, sender: _Sender, said: _Said) -> None:
+    def _replace(self, sender: _Sender, said: _Said, now: float) -> None:
         totals = said.totals
         key = (totals.replica, totals.epoch)
         before = sender.said.get(key)
@@ -205,9 +205,12 @@ class SharedLoads:
             return
         sender.said[key] = said
         if merged is not None:
+            queued = merged.load.queued_tokens
             merged.shift(totals, 1)
             if before is not None:
                 merged.shift(before.totals, -1)
+            if merged.load.queued_tokens < queued or not queued:
+                merged.load.moved_at = now
 
     def _count_out(self, void: Iterable[_Said]) -> None:
         for said in void:

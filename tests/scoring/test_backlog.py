@@ -2,66 +2,96 @@
 
 from __future__ import annotations
 
+from collections import deque
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.backlog import Backlog
+from scoring.backlog import wait_s
+from scoring.learned import Learned
+from scoring.ledger import Booking, ReplicaLoad
 
 PACE = 0.001
 
 
+def replica() -> ReplicaLoad:
+    return ReplicaLoad("r", learned=Learned(PACE))
+
+
 def test_a_prompt_under_way_counts_for_what_is_left_of_it() -> None:
-    backlog = Backlog()
-    assert backlog.seconds(0, 0, PACE, 5.0) == 0.0
-    assert backlog.seconds(4000, 1, PACE, 10.0) == 4.0
-    assert backlog.seconds(4000, 1, PACE, 11.0) == pytest.approx(3.0)
-    assert backlog.seconds(5000, 2, PACE, 12.0) == pytest.approx(3.0)  # another 1000 behind it
-    assert backlog.seconds(1000, 1, PACE, 14.0) == pytest.approx(1.0)  # its first byte: the next begins
-    assert backlog.seconds(1000, 1, PACE, 14.5) == pytest.approx(0.5)
+    load = replica()
+    assert load.wait_s(5.0) == 0.0
+    first = load.book(4000, 4000, 10.0)
+    assert load.wait_s(10.0) == pytest.approx(4.0)
+    assert load.wait_s(11.0) == pytest.approx(3.0)
+    load.book(1000, 1000, 12.0)  # another behind it
+    assert load.wait_s(12.0) == pytest.approx(3.0)
+    first.first_byte(14.0)  # the next begins
+    assert load.wait_s(14.0) == pytest.approx(1.0)
+    assert load.wait_s(14.5) == pytest.approx(0.5)
 
 
 def test_a_queue_that_does_not_move_does_not_look_empty() -> None:
-    backlog = Backlog()
-    looks = [backlog.seconds(10_000, 10, PACE, float(now)) for now in range(0, 100, 5)]
+    looks = [wait_s(10.0, 10, float(now)) for now in range(0, 100, 5)]
     assert looks[0] == 10.0
     assert min(looks) == pytest.approx(8.0)  # twice the mean prompt is the most that is taken to be done
     assert looks[-1] == pytest.approx(85.0)  # overdue by so much
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 100), st.floats(0, 100), st.floats(1e-6, 1)), max_size=40)
-)
+@given(st.floats(0, 1e6), st.integers(0, 1000), st.floats(-10, 1e6))
 def test_it_is_never_negative_and_nothing_queued_is_nothing_to_wait_for(
-    looks: list[tuple[int, int, float, float]],
+    expected: float, waiting: int, elapsed: float
 ) -> None:
-    backlog, now = Backlog(), 0.0
-    for queued, waiting, later, pace in looks:
-        now += later
-        seconds = backlog.seconds(queued, waiting, pace, now)
-        assert seconds >= 0.0
-        assert queued or seconds == 0.0
+    seconds = wait_s(expected, waiting, elapsed)
+    assert seconds >= 0.0
+    assert expected or seconds == 0.0
 
 
 def test_it_is_nearer_to_the_truth_than_the_ledgers_sum() -> None:
     """A queue served in order, with prompts of very different lengths, at 80 % load."""
-    random, backlog = Random(4), Backlog()
-    now, free, opened = 0.0, 0.0, list[tuple[float, int]]()
-    of_ledger, of_backlog = 0.0, 0.0
+    random, load = Random(4), replica()
+    now, free, opened = 0.0, 0.0, deque[tuple[float, Booking]]()
+    of_sum, of_wait = 0.0, 0.0
     for _ in range(3000):
-        arrival = now + random.expovariate(0.8 / (3700 * PACE))
-        for done, _tokens in [entry for entry in opened if entry[0] <= arrival]:
-            opened.pop(0)
-            backlog.seconds(sum(tokens for _, tokens in opened), len(opened), PACE, done)
-        now = arrival
-        queued = sum(tokens for _, tokens in opened)
+        now += random.expovariate(0.8 / (3700 * PACE))
+        while opened and opened[0][0] <= now:
+            done, booking = opened.popleft()
+            booking.first_byte(done)
         truth = max(free - now, 0.0)
-        of_ledger += abs(queued * PACE - truth)
-        of_backlog += abs(backlog.seconds(queued, len(opened), PACE, now) - truth)
+        of_sum += abs(load.queued_tokens * PACE - truth)
+        of_wait += abs(load.wait_s(now) - truth)
         tokens = int(random.lognormvariate(7.5, 1.2)) + 1
         free = max(free, now) + tokens * PACE
-        opened.append((free, tokens))
-        backlog.seconds(queued + tokens, len(opened), PACE, now)
-    assert of_backlog < 0.5 * of_ledger
+        opened.append((free, load.book(tokens, tokens, now)))
+    assert of_wait < 0.5 * of_sum
+
+
+def test_what_is_learned_from_is_the_work_that_was_left_when_it_came() -> None:
+    load, lessons = replica(), []
+    load.taught = lambda _, first: lessons.append(first)
+    first = load.book(5000, 4000, 10.0)
+    second = load.book(1000, 1000, 11.0)
+    first.first_byte(14.0)
+    second.first_byte(15.0)
+    second.first_byte(99.0)
+    assert [(lesson.work_tokens, lesson.ttft_s) for lesson in lessons] == [(4000, 4.0), (4000, 4.0)]
+
+
+def test_an_answer_that_is_not_streamed_leaves_the_queue_when_that_was_to_be_expected() -> None:
+    load, lessons = replica(), []
+    load.taught = lambda _, first: lessons.append(first)
+    silent = load.book(4000, 4000, 10.0, streamed=False)
+    load.settle(13.9)
+    assert (load.waiting, load.decoding, load.queued_tokens) == (1, 0, 4000)
+    load.settle(14.0)
+    assert (load.waiting, load.decoding, load.queued_tokens) == (0, 1, 0)
+    silent.first_byte(30.0)
+    silent.release(30.0)
+    assert (load.running, load.context_tokens, load.served) == (0, 0, 1)
+    gone = load.book(10, 10, 40.0, streamed=False)
+    gone.release(40.0)
+    load.settle(40.0)
+    assert not load.silent
+    assert not lessons

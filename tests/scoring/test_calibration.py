@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.calibration import Calibration, Learned, weighted_median
+from scoring.calibration import Calibration, weighted_median
+from scoring.learned import Learned
 
 PACE = 1 / 5000  # seconds a token; the prior says 1 / 8000
 

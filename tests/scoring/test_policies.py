@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.cost import Rates, costs_s
+from scoring.cost import Weights, costs_s
 from scoring.decision import Query
+from scoring.learned import Learned
 from scoring.ledger import ReplicaLoad
 from scoring.policies import POLICIES, make_policy
 
@@ -67,10 +68,30 @@ def test_the_same_seed_chooses_the_same(name: str, known: list[tuple[int, int]],
 def test_kv_prefers_the_warm_replica_until_its_queue_outweighs_the_cache() -> None:
     loads = loads_of(0, 0)
     assert chosen("kv", loads, [0, 800]) == [1]
-    loads[1].queued_tokens = 1500
-    assert chosen("kv", loads, [0, 800]) == [1]  # 1500 queued tokens cost less than twice 800 missed ones
-    loads[1].queued_tokens = 1700
+    loads[1].waiting, loads[1].queued_tokens = 1, 1700
+    assert chosen("kv", loads, [0, 800]) == [1]  # with one waiting in two queues, a missed token weighs 2.25
+    loads[1].queued_tokens = 1800
     assert chosen("kv", loads, [0, 800]) == [0]
+
+
+def test_kv_follows_a_prefix_further_the_more_wait_everywhere() -> None:
+    def follows(waiting: int) -> bool:
+        loads = loads_of(waiting, waiting, queued=waiting * 1000)
+        loads[1].queued_tokens += 3000
+        return chosen("kv", loads, [0, 1000]) == [1]
+
+    assert [follows(waiting) for waiting in (1, 2, 4)] == [False, True, True]
+
+
+def test_kv_sees_how_far_a_queue_is_and_which_replica_is_slow() -> None:
+    loads = loads_of(1, 1, queued=8000)
+    loads[0].moved_at, loads[1].moved_at = 10.0, 10.7
+    assert chosen("kv", loads, [0, 0], Query(1000, 10, now=10.9)) == [0]
+    assert chosen("kv", loads, [0, 0], Query(1000, 10, now=12.5)) == [1]  # the first is more overdue
+    loads = loads_of(0, 0)
+    loads[0].learned = Learned(1 / 4000)
+    assert chosen("kv", loads, [0, 0]) == [1]
+    assert chosen("kv", loads, [600, 0]) == [0]
 
 
 def test_kv_spares_decoding_streams_and_full_caches() -> None:
@@ -134,12 +155,15 @@ def test_an_unknown_policy_is_told_with_the_known_ones() -> None:
 
 def test_the_cost_is_the_formula() -> None:
     load = ReplicaLoad("r", capacity_tokens=5_000, queued_tokens=400, context_tokens=4_500, waiting=1, decoding=2)
-    rates = Rates(prefill_tokens_per_s=1000, miss_weight=2, interference=0.5, stream_cost_s=0.001)
-    (cost,) = costs_s([load], [300], 1000, 50, rates)
-    own = (400 + 2 * 700) / 1000
-    harm = 2 * (0.5 * 700 / 1000 + 0.001 * 50)
+    load.learned = Learned(1 / 1000, slowdown=0.1)
+    idle = ReplicaLoad("idle")
+    weights = Weights(miss=1.5, queue=0.6, own_queue=0.2, interference=0.5, stream_cost_s=0.001)
+    cost, _ = costs_s(Query(1000, 50, now=0.1), [load, idle], [300, 0], weights)
+    wait, prefill = 0.4 * 1.2 - 0.1, 0.7 * 1.2
+    weight = 1 + 1.5 + 0.6 * 1 / 2 + 0.2 * 1
+    harm = 2 * (0.5 * prefill + 0.001 * 50)
     pressure = (4_500 + 1_000 - 5_000) / 1000
-    assert cost == pytest.approx(own + harm + pressure, abs=1e-5)
+    assert cost == pytest.approx(wait + weight * prefill + harm + pressure, abs=1e-5)
 
 
 @pytest.mark.parametrize("module", ["policies", "kv", "by_load", "hashing", "peers", "ties", "cost", "decision"])
