@@ -26,6 +26,8 @@ from scoring.learned import PRIOR, Learned
 from scoring.ledger import FirstByte, ReplicaLoad
 
 WINDOW = 48
+COMPARE_S = 0.25  # between two looks at the whole fleet
+ALIKE = 1.2  # replicas whose paces differ by no more than this factor are taken for equals
 LESSON_GAP_S = 0.01  # between two receipts of a replica: a hundred a second say enough, and cost a thousandth of a core
 REFRESH = 4  # receipts between two estimates of the pace
 RESHAPE = 24  # and of the rest
@@ -104,6 +106,8 @@ class Calibration:
         self._prior = prior
         self._replicas: dict[str, ReplicaRates] = {}
         self._loads: dict[str, ReplicaLoad] = {}
+        self._fleet = prior
+        self._compared_at = -math.inf
 
     def attach(self, load: ReplicaLoad) -> None:
         """Learn of this load's replica from now on; another load of its name is another incarnation, perhaps on other
@@ -167,18 +171,26 @@ class Calibration:
         if rates is None:
             return
         rates.taught_at = first.at
-        if rates.learned is not load.learned:
-            load.learned = rates.learned
-            self._tell_newcomers()
+        if first.at - self._compared_at >= COMPARE_S:
+            self._compared_at = first.at
+            self._compare()
+        else:
+            load.learned = self._judged(rates.learned)
 
-    def _tell_newcomers(self) -> None:
-        """Those that have sent no first byte yet are taken for the median."""
-        if len(self._replicas) == len(self._loads):
-            return
-        fleet = self.fleet()
+    def _compare(self) -> None:
+        """Look at all replicas anew: what the fleet is like, and who is like it."""
+        self._fleet = self.fleet()
         for name, load in self._loads.items():
-            if name not in self._replicas:
-                load.learned = fleet
+            rates = self._replicas.get(name)
+            load.learned = self._fleet if rates is None else self._judged(rates.learned)
+
+    def _judged(self, learned: Learned) -> Learned:
+        """Estimates scatter. Equal replicas must have equal rates, or the one that seems fastest gets whatever comes
+        while all are idle.
+        """
+        fleet = self._fleet
+        alike = 1 / ALIKE < learned.seconds_per_token / fleet.seconds_per_token < ALIKE
+        return replace(fleet, receipts=learned.receipts) if alike else learned
 
 
 def weighted_median(values: Sequence[tuple[float, float]]) -> float:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from scoring.calibration import Calibration, weighted_median
 from scoring.learned import Learned
+from scoring.ledger import ReplicaLoad
 
 PACE = 1 / 5000  # seconds a token; the prior says 1 / 8000
 
@@ -162,3 +163,35 @@ def test_the_weighted_median_has_half_the_weight_on_either_side(values: list[tup
     assert found in [value for value, _ in values]
     assert sum(weight for value, weight in values if value < found) <= total / 2 + 1e-9
     assert sum(weight for value, weight in values if value > found) <= total / 2 + 1e-9
+
+
+def taught(calibration: Calibration, load: ReplicaLoad, pace: float, random: Random, now: float) -> None:
+    """One request, from its booking to its first byte, on an idle replica of that pace."""
+    tokens = int(random.lognormvariate(7.5, 1.2)) + 1
+    booking = load.book(tokens, tokens, now)
+    end = now + tokens * pace * math.exp(random.gauss(0, 0.1))
+    booking.first_byte(end)
+    booking.release(end)
+
+
+def test_equal_replicas_have_equal_rates_and_a_slower_one_its_own() -> None:
+    calibration, random = Calibration(), Random(5)
+    loads = [ReplicaLoad(f"r{number}") for number in range(4)]
+    for load in loads:
+        calibration.attach(load)
+    now = 0.0
+    for _ in range(100):
+        for load in loads:
+            taught(calibration, load, PACE * (2 if load is loads[3] else 1), random, now)
+            now += 100.0
+    paces = [load.learned.seconds_per_token for load in loads]
+    assert paces[0] == paces[1] == paces[2] == pytest.approx(PACE, rel=0.1)
+    assert paces[3] == pytest.approx(2 * PACE, rel=0.2)
+    newcomer = ReplicaLoad("new")
+    calibration.attach(newcomer)
+    assert newcomer.learned.seconds_per_token == pytest.approx(PACE, rel=0.2)
+    calibration.attach(again := ReplicaLoad("r3"))
+    assert again.learned.seconds_per_token == pytest.approx(PACE, rel=0.2)  # another incarnation
+    calibration.detach(loads[3])  # late word of the old one
+    taught(calibration, again, PACE, random, now)
+    assert again.learned.receipts == 1
