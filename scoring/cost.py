@@ -4,15 +4,21 @@ Owns the formula of the `kv` policy and its weights.
 
     prefill(q, r) = uncached(q, r) · seconds_per_token(r) · (1 + slowdown(r) · decoding(r))
     ttft(q, r)    = wait(r) + prefill(q, r)                             (wait: backlog.py; rates: calibration.py)
-    harm(q, r)    = (miss + queue · waiting + own_queue · waiting(r)) · prefill(q, r)
+    harm(q, r)    = (miss + queue · least waiting + own_queue · waiting(r)) · uncached(q, r) · seconds_per_token
                   + decoding(r) · (interference · prefill(q, r) + stream_cost · output(q)) + pressure(q, r)
     cost          = ttft + harm
 
-What a miss does to others, beyond its own time: its blocks push somebody else's out of the cache (`miss`), and those
-who come while there is a queue wait the longer for it, each replica's share of them about as many as wait now, by
-Little's law (`queue`, of the fleet's mean; `own_queue`, of that replica, keeps long prefills out of the way of many
-short ones). So the busier the fleet, the more a cached token is worth; and an idle replica costs no more than a look at
-its cache.
+What a miss does to others, beyond its own time: its blocks push somebody else's out of the cache (`miss`), and whoever
+comes while there is a queue waits the longer for it. By Little's law, as many come as wait now: everywhere at least as
+many as at the replica where fewest wait (`queue`), and more at this one (`own_queue`; so long prefills keep out of the
+way of many short ones). The busier the fleet, the more a cached token is worth; but while a replica is idle, a queue
+elsewhere is no reason to join it. Both are reckoned at the fleet's mean speed: a slow replica has as few others to harm
+as its share of the work is small.
+
+What most candidates hold of the prompt counts as cached on all (up to `common_s` of prefill): a replica that lacks it
+pays once. Otherwise one that joins an unhurried fleet would stay cold for ever, and a hot prefix with those that
+happened to get it first.
+
 Every decoding stream waits while q's prefill takes its share of the steps, and each of its tokens takes a little
 longer for one more stream in the batch. A replica whose KV cache would not hold its open requests preempts:
 `pressure` is the time to compute the overflow again.
@@ -35,9 +41,10 @@ class Weights:
     """Of the parts of the cost. `most_waiting` bounds what a queue adds: beyond it, everybody waits anyway."""
 
     miss: float = 1.0
-    queue: float = 0.5
+    queue: float = 2.0
     own_queue: float = 0.1
-    most_waiting: float = 32.0
+    most_waiting: int = 16
+    common_s: float = 1.0
     interference: float = 0.1
     stream_cost_s: float = 0.0001
 
@@ -48,25 +55,29 @@ def costs_s(query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int],
     """
     # One loop, on the hot path of every request.
     prompt_tokens, now = query.prompt_tokens, query.now
-    waiting = sum([load.waiting for load in loads])
-    prefill_weight = 1.0 + weights.miss + weights.queue * min(waiting / len(loads), weights.most_waiting)
-    own_queue, interference = weights.own_queue, weights.interference
+    mean_pace = len(loads) / sum([1.0 / load.learned.seconds_per_token for load in loads])
+    waiting = min(min([load.waiting for load in loads]), weights.most_waiting)
+    miss_s = mean_pace * (weights.miss + weights.queue * waiting)
+    own_queue, interference = mean_pace * weights.own_queue, weights.interference
+    common = sorted(overlaps)[(len(overlaps) - 1) // 2]
+    most_common = int(weights.common_s / mean_pace)
     stream_s = weights.stream_cost_s * query.output_tokens
     costs = []
     for load, overlap in zip(loads, overlaps, strict=True):
         learned, decoding = load.learned, load.decoding
         pace = learned.seconds_per_token
-        prefill = (prompt_tokens - overlap) * pace
-        weight = prefill_weight
-        seconds = 0.0
+        if overlap < common:
+            overlap = min(common, overlap + most_common)
+        uncached = prompt_tokens - overlap
+        prefill = uncached * pace
+        seconds = uncached * miss_s
         if load.waiting:
-            seconds = load.wait_s(now)
-            weight += own_queue * load.waiting
+            seconds += load.wait_s(now) + own_queue * load.waiting * uncached
         if decoding:
             prefill *= 1.0 + learned.slowdown * decoding
             seconds += decoding * (prefill * interference + stream_s)
         capacity = load.capacity_tokens
         if capacity and load.context_tokens + prompt_tokens > capacity:
             seconds += (load.context_tokens + prompt_tokens - capacity) * pace
-        costs.append(seconds + weight * prefill + (load.waiting + decoding) * OPEN_REQUEST_S)
+        costs.append(seconds + prefill + (load.waiting + decoding) * OPEN_REQUEST_S)
     return costs

@@ -68,19 +68,27 @@ def test_the_same_seed_chooses_the_same(name: str, known: list[tuple[int, int]],
 def test_kv_prefers_the_warm_replica_until_its_queue_outweighs_the_cache() -> None:
     loads = loads_of(0, 0)
     assert chosen("kv", loads, [0, 800]) == [1]
-    loads[1].waiting, loads[1].queued_tokens = 1, 1700
-    assert chosen("kv", loads, [0, 800]) == [1]  # with one waiting in two queues, a missed token weighs 2.25
-    loads[1].queued_tokens = 1800
+    loads[1].waiting, loads[1].queued_tokens = 1, 1500
+    assert chosen("kv", loads, [0, 800]) == [1]  # while somebody is idle, a missed token weighs 2
+    loads[1].queued_tokens = 1650
     assert chosen("kv", loads, [0, 800]) == [0]
+
+
+def test_what_most_hold_counts_as_cached_by_all() -> None:
+    """Or a replica that joins would stay cold for as long as any other is idle. But nobody pays much for it."""
+    assert set(chosen("kv", loads_of(0, 0, 0), [800, 800, 0], times=50)) == {0, 1, 2}
+    assert set(chosen("kv", loads_of(0, 0), [800, 0], times=50)) == {0}
+    long = Query(50_000, 10)
+    assert set(chosen("kv", loads_of(0, 0, 0), [40_000, 40_000, 0], long, times=50)) == {0, 1}
 
 
 def test_kv_follows_a_prefix_further_the_more_wait_everywhere() -> None:
     def follows(waiting: int) -> bool:
         loads = loads_of(waiting, waiting, queued=waiting * 1000)
-        loads[1].queued_tokens += 3000
+        loads[1].waiting, loads[1].queued_tokens = waiting + 1, waiting * 1000 + 3000
         return chosen("kv", loads, [0, 1000]) == [1]
 
-    assert [follows(waiting) for waiting in (1, 2, 4)] == [False, True, True]
+    assert [follows(waiting) for waiting in (0, 1, 2)] == [False, True, True]
 
 
 def test_kv_sees_how_far_a_queue_is_and_which_replica_is_slow() -> None:
@@ -157,13 +165,16 @@ def test_the_cost_is_the_formula() -> None:
     load = ReplicaLoad("r", capacity_tokens=5_000, queued_tokens=400, context_tokens=4_500, waiting=1, decoding=2)
     load.learned = Learned(1 / 1000, slowdown=0.1)
     idle = ReplicaLoad("idle")
+    idle.waiting = 3
     weights = Weights(miss=1.5, queue=0.6, own_queue=0.2, interference=0.5, stream_cost_s=0.001)
     cost, _ = costs_s(Query(1000, 50, now=0.1), [load, idle], [300, 0], weights)
     wait, prefill = 0.4 * 1.2 - 0.1, 0.7 * 1.2
-    weight = 1 + 1.5 + 0.6 * 1 / 2 + 0.2 * 1
+    wait, prefill = 0.4 * 1.2 - 0.1, 0.7 * 1.2
+    mean_pace = 2 / (1000 + 8000)
+    others = 700 * mean_pace * (1.5 + 0.6 * 1 + 0.2 * 1)
     harm = 2 * (0.5 * prefill + 0.001 * 50)
     pressure = (4_500 + 1_000 - 5_000) / 1000
-    assert cost == pytest.approx(wait + weight * prefill + harm + pressure, abs=1e-5)
+    assert cost == pytest.approx(wait + prefill + others + harm + pressure, abs=1e-5)
 
 
 @pytest.mark.parametrize("module", ["policies", "kv", "by_load", "hashing", "peers", "ties", "cost", "decision"])
