@@ -45,7 +45,7 @@ class Weights:
     own_queue: float = 0.1
     most_waiting: int = 16
     common_s: float = 1.0
-    interference: float = 0.1
+    interference: float = 0.2
     stream_cost_s: float = 0.0001
 
 
