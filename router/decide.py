@@ -94,6 +94,9 @@ class Decider:
             choice.costs,
             chosen.name,
             choice.why,
+            query.output_tokens,
+            query.prefix,
+            query.streamed,
         )
         booking = chosen.load.book(tokens, tokens - overlap, now, streamed=query.streamed)
         self._residency.routed(chosen, keys, exact, now)

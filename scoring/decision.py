@@ -35,6 +35,8 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
 class Receipt(msgspec.Struct, omit_defaults=True):
     """One routed request. Tokens are counts, times are seconds; `at` is Unix time. Lists run parallel to
     `candidates`; `loads` holds uncached tokens queued, requests without a first byte, requests decoding.
+    `output_tokens`, `prefix` and `streamed` are the query's, so that another policy can be asked afterwards. The
+    session is left out: it may say who asked.
     """
 
     request_id: str
@@ -50,6 +52,9 @@ class Receipt(msgspec.Struct, omit_defaults=True):
     costs: list[float] | None
     chosen: str
     why: str
+    output_tokens: int = 0
+    prefix: int = 0
+    streamed: bool = True
     attempts: int = 1
     # What really happened.
     status: int | None = None
