@@ -286,6 +286,7 @@ def _gauges(replica: Replica, residency: Residency) -> ReplicaGauges:
         waiting=load.waiting,
         decoding=load.decoding,
         queued_tokens=load.queued_tokens,
+        prefill_rate=1.0 / load.learned.seconds_per_token,
         blocks=residency.reported_blocks(replica),
         trusted=None if residency.standing(replica) == "none" else residency.trusted(replica),
     )

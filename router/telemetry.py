@@ -48,16 +48,25 @@ class Distribution:
 class ReplicaGauges:
     """One replica's figures at the moment of a scrape. `trusted` is None when it makes no reports."""
 
-    __slots__ = ("blocks", "decoding", "name", "queued_tokens", "trusted", "up", "waiting")
+    __slots__ = ("blocks", "decoding", "name", "prefill_rate", "queued_tokens", "trusted", "up", "waiting")
 
     def __init__(
-        self, name: str, up: bool, waiting: int, decoding: int, queued_tokens: int, blocks: int, trusted: bool | None
+        self,
+        name: str,
+        up: bool,
+        waiting: int,
+        decoding: int,
+        queued_tokens: int,
+        prefill_rate: float,
+        blocks: int,
+        trusted: bool | None,
     ) -> None:
         self.name = name
         self.up = up
         self.waiting = waiting
         self.decoding = decoding
         self.queued_tokens = queued_tokens
+        self.prefill_rate = prefill_rate
         self.blocks = blocks
         self.trusted = trusted
 
@@ -143,6 +152,11 @@ class Telemetry(Collector):
             "queued_tokens": GaugeMetricFamily(
                 "radixgate_replica_queued_tokens",
                 "Uncached prompt tokens without a first byte, of all such.",
+                labels=["replica"],
+            ),
+            "prefill_rate": GaugeMetricFamily(
+                "radixgate_replica_prefill_tokens_per_second",
+                "What was learned of its speed from first tokens.",
                 labels=["replica"],
             ),
             "blocks": GaugeMetricFamily("radixgate_replica_blocks", "Blocks the replica reported.", labels=["replica"]),

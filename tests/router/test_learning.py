@@ -54,3 +54,5 @@ def test_an_operator_sees_what_was_learned() -> None:
         (replica,) = httpx.get(f"{router.control}/fleet").json()["replicas"]
         assert replica["prefill_tokens_per_s"] == 8000  # the prior
         assert (replica["decode_slowdown"], replica["overhead_s"]) == (0.0, 0.0)
+        said = f'radixgate_replica_prefill_tokens_per_second{{replica="{replica["name"]}"}} 8000.0'
+        assert said in httpx.get(f"{router.control}/metrics").text
