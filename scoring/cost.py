@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scoring.backlog import HEAD_TO_MEAN
 from scoring.decision import Query
 from scoring.ledger import ReplicaLoad
 
@@ -53,31 +54,33 @@ def costs_s(query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int],
     """For each replica, the predicted seconds that the fleet pays for the request there: its own wait, and the harm to
     the others. `overlaps` (tokens) runs parallel to `loads`.
     """
-    # One loop, on the hot path of every request.
-    prompt_tokens, now = query.prompt_tokens, query.now
-    mean_pace = len(loads) / sum([1.0 / load.learned.seconds_per_token for load in loads])
-    waiting = min(min([load.waiting for load in loads]), weights.most_waiting)
-    miss_s = mean_pace * (weights.miss + weights.queue * waiting)
-    own_queue, interference = mean_pace * weights.own_queue, weights.interference
-    common = sorted(overlaps)[(len(overlaps) - 1) // 2]
+    # On the hot path of every request: few look-ups, no calls in the loop, and backlog.wait_s written out.
+    prompt_tokens, now, count = query.prompt_tokens, query.now, len(loads)
+    queues = [load.waiting for load in loads]
+    paces = [load.learned.seconds_per_token for load in loads]
+    mean_pace = paces[0] if paces.count(paces[0]) == count else count / sum([1.0 / pace for pace in paces])
+    miss_s = mean_pace * (weights.miss + weights.queue * min(*queues, weights.most_waiting))
+    own_queue_s, interference = mean_pace * weights.own_queue, weights.interference
+    common = sorted(overlaps)[(count - 1) // 2]
     most_common = int(weights.common_s / mean_pace)
     stream_s = weights.stream_cost_s * query.output_tokens
     costs = []
-    for load, overlap in zip(loads, overlaps, strict=True):
-        learned, decoding = load.learned, load.decoding
-        pace = learned.seconds_per_token
+    for load, overlap, waiting, pace in zip(loads, overlaps, queues, paces, strict=True):
         if overlap < common:
             overlap = min(common, overlap + most_common)
         uncached = prompt_tokens - overlap
-        prefill = uncached * pace
-        seconds = uncached * miss_s
-        if load.waiting:
-            seconds += load.wait_s(now) + own_queue * load.waiting * uncached
+        decoding = load.decoding
+        seconds = uncached * miss_s + (waiting + decoding) * OPEN_REQUEST_S
+        overflow = load.context_tokens + prompt_tokens - load.capacity_tokens
+        if overflow > 0 and load.capacity_tokens:
+            seconds += overflow * pace
         if decoding:
-            prefill *= 1.0 + learned.slowdown * decoding
-            seconds += decoding * (prefill * interference + stream_s)
-        capacity = load.capacity_tokens
-        if capacity and load.context_tokens + prompt_tokens > capacity:
-            seconds += (load.context_tokens + prompt_tokens - capacity) * pace
-        costs.append(seconds + prefill + (load.waiting + decoding) * OPEN_REQUEST_S)
+            pace *= 1.0 + load.learned.slowdown * decoding
+            seconds += decoding * (uncached * pace * interference + stream_s)
+        if waiting:
+            expected, elapsed = load.queued_tokens * pace, now - load.moved_at
+            head = HEAD_TO_MEAN * expected / waiting if waiting > HEAD_TO_MEAN else expected
+            left, late = expected - (elapsed if elapsed < head else head), elapsed - expected
+            seconds += (left if left > late else late) + own_queue_s * waiting * uncached
+        costs.append(seconds + uncached * pace)
     return costs
