@@ -1,6 +1,6 @@
 """One streamed request to an OpenAI-compatible server, read as it arrives.
 
-Owns the reading of server-sent events and what counts as a failure. Must never decide when to send: `client.py` does.
+Owns the reading of server-sent events and what counts as a failure. Must never decide when to send: its callers do.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 
 REPLICA_HEADER = "x-radixgate-replica"
+REQUEST_ID_HEADER = "x-request-id"
 DONE = b"[DONE]"
 
 
@@ -53,6 +54,7 @@ class Answer:
         self.token_times: list[float] = []
         self.status = 0
         self.replica = ""
+        self.request_id = ""
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.completion_tokens = 0
@@ -87,6 +89,15 @@ class Answer:
         if self.error is None:
             self.error = reason
 
+    def refuse(self, status: int, body: bytes) -> None:
+        """The server answered with another status than 200."""
+        self.fail(f"HTTP {status}: {_body_message(body)}")
+
+    def end(self) -> None:
+        """The response came to its end: it must have been whole."""
+        if not self.done:
+            self.fail("the stream ended without [DONE]")
+
     def _count(self, usage: _Usage) -> None:
         self.prompt_tokens = usage.prompt_tokens
         self.completion_tokens = usage.completion_tokens
@@ -113,16 +124,16 @@ async def stream_answer(
         async with http.post(url, data=body, headers={"content-type": "application/json"}) as response:
             answer.status = response.status
             answer.replica = response.headers.get(REPLICA_HEADER, "")
+            answer.request_id = response.headers.get(REQUEST_ID_HEADER, "")
             if response.status != 200:
-                answer.fail(f"HTTP {response.status}: {_body_message(await response.read())}")
+                answer.refuse(response.status, await response.read())
                 return
             reader = EventReader()
             async for piece in response.content.iter_any():
                 now = clock()
                 for data in reader.feed(piece):
                     answer.take(data, now)
-        if not answer.done:
-            answer.fail("the stream ended without [DONE]")
+        answer.end()
     except (aiohttp.ClientError, OSError) as error:
         answer.fail(f"{type(error).__name__}: {error}")
 

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import click
 
+from loadgen.compare_cli import compare
+from loadgen.grid_cli import grid
+from loadgen.replay_cli import replay
+from loadgen.run_cli import run
 from loadgen.virtual_cli import simulate
 
 
@@ -15,4 +19,8 @@ def bench() -> None:
     """Measure routing: in simulated time, or against servers."""
 
 
+bench.add_command(run)
+bench.add_command(compare)
+bench.add_command(replay)
 bench.add_command(simulate)
+bench.add_command(grid)

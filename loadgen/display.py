@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from loadgen.client import OpenLoopClient
-from loadgen.report import PolicyReport, percentile
+from loadgen.report import PolicyReport
+from loadgen.reports.statistics import percentile
 
 TICK_S = 0.25
 

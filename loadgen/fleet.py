@@ -7,7 +7,7 @@ they run as what a user would start.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import Literal
 
@@ -29,6 +29,7 @@ class FleetParameters(msgspec.Struct, frozen=True):
     """`kv_tokens` is the KV capacity of each replica in tokens; `speedup` scales the simulated hardware's rates.
 
     `prefill_rate` is in prompt tokens a second before that; `max_model_len` in tokens, 0 for the replica's default.
+    `slow` makes a fleet of unequal hardware: by a replica's name (r0, r1, ...), how many times as long it takes.
     """
 
     replicas: int = 4
@@ -36,6 +37,7 @@ class FleetParameters(msgspec.Struct, frozen=True):
     speedup: float = 1.0
     prefill_rate: float = 8000.0
     max_model_len: int = 0
+    slow: dict[str, float] = {}
 
 
 class Routers(msgspec.Struct, frozen=True):
@@ -50,12 +52,15 @@ ONE_ROUTER = Routers()
 
 class Fleet(msgspec.Struct, frozen=True):
     """A running fleet: each of `urls` takes requests, `controls` (parallel to them) answer about the fleet, `model` is
-    what the replicas serve."""
+    what the replicas serve. `replicas` has the URL of each by its name; the flags `homes` make another one join."""
 
     urls: tuple[str, ...]
     controls: tuple[str, ...]
     model: str
     children: Children
+    parameters: FleetParameters
+    homes: tuple[str, ...]
+    replicas: dict[str, str]
 
     @property
     def url(self) -> str:
@@ -68,6 +73,15 @@ class Fleet(msgspec.Struct, frozen=True):
 
 class _Readiness(msgspec.Struct):
     replicas_up: int = 0
+
+
+class _Listed(msgspec.Struct):
+    name: str
+    state: str
+
+
+class _Listing(msgspec.Struct):
+    replicas: list[_Listed] = []
 
 
 class _Model(msgspec.Struct):
@@ -93,13 +107,31 @@ async def local_fleet(
         flags = ["--policy", policy, *truth_flags(routers.truth, redis)]
         started, urls, controls = await start_routers(children, routers.count, flags, seed)
         homes = ["--report", redis] if redis else [part for control in controls for part in ("--join", control)]
-        for index, port in enumerate(free_ports(parameters.replicas)):
-            children.start(f"r{index}", _replica(f"r{index}", port, homes, parameters))
+        replicas = start_replicas(children, parameters, homes)
         await until_up(children, started, controls, parameters.replicas)
         models = [await _served(children, router, url) for router, url in zip(started, urls, strict=True)]
-        yield Fleet(urls, controls, models[0][0], children)
+        yield Fleet(urls, controls, models[0][0], children, parameters, tuple(homes), replicas)
         if server is not None:
             _check(server)
+
+
+def start_replicas(children: Children, parameters: FleetParameters, homes: Sequence[str]) -> dict[str, str]:
+    """As many as the parameters say, named r0, r1, ..., perhaps not ready yet: their URLs by name."""
+    ports = free_ports(parameters.replicas)
+    for index, port in enumerate(ports):
+        children.start(f"r{index}", _replica(f"r{index}", port, homes, parameters))
+    return {f"r{index}": f"http://127.0.0.1:{port}" for index, port in enumerate(ports)}
+
+
+async def add_replica(fleet: Fleet) -> str:
+    """One more, once every router has it up: its name. Raises ChildFailed."""
+    name = f"r{len(fleet.replicas)}"
+    (port,) = free_ports(1)
+    fleet.replicas[name] = f"http://127.0.0.1:{port}"
+    child = fleet.children.start(name, _replica(name, port, fleet.homes, fleet.parameters))
+    for control in fleet.controls:
+        await fleet.children.until_ready(child, f"{control}/fleet", START_S, lambda body: name in _names_up(body))
+    return name
 
 
 async def start_routers(
@@ -147,9 +179,10 @@ def truth_flags(truth: Truth, redis: str | None) -> list[str]:
     return ["--private"] if truth == "private" else []
 
 
-def _replica(name: str, port: int, homes: list[str], parameters: FleetParameters) -> list[str]:
+def _replica(name: str, port: int, homes: Sequence[str], parameters: FleetParameters) -> list[str]:
     command = [*RADIXGATE, "replica", "--model", "simulated", "--listen", f"127.0.0.1:{port}", "--name", name]
-    sizes = ["--kv-tokens", str(parameters.kv_tokens), "--speedup", f"{parameters.speedup:g}"]
+    speedup = parameters.speedup / parameters.slow.get(name, 1.0)
+    sizes = ["--kv-tokens", str(parameters.kv_tokens), "--speedup", f"{speedup:g}"]
     if parameters.max_model_len:
         sizes += ["--max-model-len", str(parameters.max_model_len)]
     return [*command, *sizes, "--prefill-rate", f"{parameters.prefill_rate:g}", *homes]
@@ -160,6 +193,14 @@ def _up(body: bytes) -> int:
         return msgspec.json.decode(body, type=_Readiness).replicas_up
     except msgspec.DecodeError:
         return 0
+
+
+def _names_up(body: bytes) -> set[str]:
+    try:
+        listed = msgspec.json.decode(body, type=_Listing).replicas
+    except msgspec.DecodeError:
+        return set()
+    return {replica.name for replica in listed if replica.state == "up"}
 
 
 def _model_ids(body: bytes) -> list[str]:

@@ -32,12 +32,13 @@ class ChildFailed(RuntimeError):
 
 
 class Child:
-    """One running process; `log` receives its stdout and stderr."""
+    """One running process; `log` receives its stdout and stderr. Once it `may_end`, its end is nobody's failure."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
         self.process = process
         self.log = log
+        self.may_end = False
 
     def log_tail(self) -> str:
         text = self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
@@ -80,8 +81,12 @@ class Children:
 
         Call it from the main thread: the kernel ends a leashed child with the thread that started it.
         """
+        return self.start_program(name, [sys.executable, *arguments])
+
+    def start_program(self, name: str, program: Sequence[str]) -> Child:
+        """The same for any program, by its path, and its arguments."""
         log = Path(self._directory.name, f"{name}.log")
-        command = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), sys.executable, *arguments]
+        command = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), *program]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -90,10 +95,14 @@ class Children:
         self._children.append(child)
         return child
 
+    def named(self, name: str) -> Child | None:
+        return next((child for child in self._children if child.name == name), None)
+
     def check(self) -> None:
-        """Raises ChildFailed if any child has ended."""
+        """Raises ChildFailed if any child has ended that must not."""
         for child in self._children:
-            child.check()
+            if not child.may_end:
+                child.check()
 
     async def watch(self) -> None:
         """Returns never; raises ChildFailed soon after a child has ended."""

@@ -5,7 +5,6 @@ Owns the definition of every metric. Must never round or drop a figure on the wa
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -14,6 +13,8 @@ from rich.table import Table
 
 from loadgen.fleet import FleetParameters
 from loadgen.records import Record
+from loadgen.reports.rows import Better, Figure, best, texts
+from loadgen.reports.statistics import max_over_mean, mean, percentile
 from loadgen.workloads import RagParameters
 
 
@@ -82,21 +83,6 @@ class Comparison(msgspec.Struct, frozen=True):
     version: int = 1
 
 
-def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Linear interpolation between the two closest ranks (NumPy's default); None of no values."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    position = (len(ordered) - 1) * percent / 100
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
-
-
-def mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
 def summarise(records: Sequence[Record], slo: Slo, fleet_size: int) -> PolicyReport:
     """The figures of one run over `fleet_size` replicas; those that served nothing count in the balance.
 
@@ -126,8 +112,8 @@ def summarise(records: Sequence[Record], slo: Slo, fleet_size: int) -> PolicyRep
         itl_p99_ms=percentile(_ms(gap for record in good for gap in record.inter_token_latencies), 99),
         e2e_p50_ms=percentile(_ms(record.end - record.due for record in good), 50),
         goodput_rps=sum(meets(record, slo) for record in good) / duration if duration else 0.0,
-        balance=_max_over_mean(computed, fleet_size),
-        balance_requests=_max_over_mean(served, fleet_size),
+        balance=max_over_mean(computed.values(), fleet_size),
+        balance_requests=max_over_mean(served.values(), fleet_size),
         prompt_tokens=prompt,
         cached_tokens=cached,
         completion_tokens=sum(record.completion_tokens for record in good),
@@ -148,21 +134,13 @@ def _ms(seconds: Iterable[float | None]) -> list[float]:
     return [value * 1e3 for value in seconds if value is not None]
 
 
-def _max_over_mean(shares: Mapping[str, int], count: int) -> float | None:
-    total = sum(shares.values())
-    return max(shares.values()) * count / total if total and count else None
-
-
-Figure = float | int | None
-
-
 class _Row(msgspec.Struct, frozen=True):
     """`better` picks the best value; None where more is neither better nor worse."""
 
     label: str
     figure: Callable[[PolicyReport], Figure]
     form: str
-    better: Callable[[Iterable[float]], float] | None
+    better: Better
 
 
 def _rows(slo: Slo) -> list[_Row]:
@@ -201,13 +179,8 @@ def table(policies: Mapping[str, PolicyReport], slo: Slo) -> Table:
 
 
 def _cells(row: _Row, figures: list[Figure]) -> list[str]:
-    """Equality is judged as printed: a difference too small to show is none."""
-    texts = ["–" if figure is None else row.form.format(figure) for figure in figures]
-    known = [figure for figure in figures if figure is not None]
-    if row.better is None or len(known) < 2 or len(set(texts)) == 1:
-        return texts
-    best = row.form.format(row.better(known))
-    return [f"[bold green]{text} *[/]" if text == best else text for text in texts]
+    shown = zip(texts(row.form, figures), best(row.form, figures, row.better), strict=True)
+    return [f"[bold green]{text} *[/]" if mark else text for text, mark in shown]
 
 
 def failures(policies: Mapping[str, PolicyReport]) -> list[str]:

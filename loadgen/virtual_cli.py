@@ -21,7 +21,7 @@ from loadgen.virtual_ideals import infinite_hit_rate, pooled_hit_rate
 from loadgen.virtual_incidents import FORMS, Incident, check_incidents, parse_incident
 from loadgen.virtual_prompts import Ask, asks
 from loadgen.virtual_report import SCHEMA, PolicyFigures, SimulationReport, Slo, figures, table
-from replica.blocks import BlockPool
+from replica.reuse import DEFAULT_EVICTION, EVICTIONS, make_eviction
 from replica.scheduler import SchedulerLimits
 from replica.simulated import TimingModel
 from scoring.policies import POLICIES, make_policy
@@ -52,6 +52,13 @@ def _incidents(context: click.Context, parameter: click.Parameter, texts: tuple[
 @click.option("--until", type=POSITIVE, help="Only the first so many seconds of the trace.")
 @click.option(
     "--rate-scale", default=1.0, show_default=True, type=POSITIVE, help="Requests come so many times as fast."
+)
+@click.option(
+    "--token-scale",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, BLOCK_TOKENS),
+    help="Full model only: prompts and answers have so many times fewer tokens.",
 )
 @click.option("--replicas", default=8, show_default=True, type=click.IntRange(1))
 @click.option(
@@ -85,6 +92,13 @@ def _incidents(context: click.Context, parameter: click.Parameter, texts: tuple[
     "--max-batched-tokens", default=LIMITS.max_batched_tokens, show_default=True, type=click.IntRange(1), help="A step."
 )
 @click.option("--max-running", default=LIMITS.max_running, show_default=True, type=click.IntRange(1), help="Requests.")
+@click.option(
+    "--eviction",
+    default=DEFAULT_EVICTION,
+    show_default=True,
+    type=click.Choice(EVICTIONS),
+    help="What a replica gives up when it needs room: the least recently used, or what reuse it learned is least.",
+)
 @click.option("--event-delay", default=0.0, show_default=True, type=click.FloatRange(0), help="Seconds to the router.")
 @click.option(
     "--event-loss", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share of batches lost."
@@ -99,6 +113,7 @@ def simulate(
     trace: Path,
     until: float | None,
     rate_scale: float,
+    token_scale: int,
     replicas: int,
     capacity_tokens: int,
     policies: tuple[str, ...],
@@ -108,6 +123,7 @@ def simulate(
     block_size: int,
     max_batched_tokens: int,
     max_running: int,
+    eviction: str,
     event_delay: float,
     event_loss: float,
     incidents: tuple[Incident, ...],
@@ -118,7 +134,9 @@ def simulate(
     json_file: Path | None,
 ) -> None:
     """Policies compared in simulated time: the real router, scheduler and block pool, driven by a simulated clock."""
-    listed = _read(trace, until, rate_scale, None if prefill_only else block_size)
+    if prefill_only and token_scale > 1:
+        raise click.UsageError("--token-scale makes no difference with --prefill-only; leave one of them out")
+    listed = _read(trace, until, rate_scale, token_scale, None if prefill_only else block_size)
     rate = _rate(listed, replicas, prefill_only, utilisation, prefill_rate)
     try:
         setup = FleetSetup(
@@ -132,6 +150,7 @@ def simulate(
             timing=TimingModel(prefill_rate=rate),
             line=Line(event_delay, event_loss),
             incidents=incidents,
+            eviction=eviction,
         )
     except ValueError as error:
         raise click.UsageError(f"--max-batched-tokens, --max-running: {error}") from None
@@ -155,13 +174,18 @@ def simulate(
 
 def ideals(setup: FleetSetup, listed: Sequence[Ask]) -> dict[str, float]:
     """The yardsticks for the fleet as it starts, by name."""
-    blocks = max(1, setup.replicas * setup.capacity_tokens // BLOCK_TOKENS)
-    return {"infinite": infinite_hit_rate(listed), "pooled_lru": pooled_hit_rate(listed, BlockPool(blocks, 1))}
+    blocks = max(1, setup.replicas * setup.capacity_tokens // listed[0].unit_tokens)
+    pooled = {
+        f"pooled_{name}": pooled_hit_rate(listed, blocks, make_eviction(name, blocks, setup.seed)) for name in EVICTIONS
+    }
+    return {"infinite": infinite_hit_rate(listed), **pooled}
 
 
-def _read(trace: Path, until: float | None, rate_scale: float, block_size: int | None) -> list[Ask]:
+def _read(trace: Path, until: float | None, rate_scale: float, token_scale: int, block_size: int | None) -> list[Ask]:
+    if BLOCK_TOKENS % token_scale:
+        raise click.BadParameter(f"{token_scale} does not divide {BLOCK_TOKENS}.", param_hint="--token-scale")
     try:
-        listed = asks(read_trace(trace, float("inf") if until is None else until), block_size, rate_scale)
+        listed = asks(read_trace(trace, float("inf") if until is None else until), block_size, rate_scale, token_scale)
     except TraceError as error:
         raise click.ClickException(str(error)) from None
     if not listed:
@@ -226,6 +250,7 @@ def _setup_facts(
         "requests": len(listed),
         "span_s": listed[-1].at_s,
         "rate_scale": rate_scale,
+        "token_scale": BLOCK_TOKENS // listed[0].unit_tokens,
         "replicas": setup.replicas,
         "capacity_tokens": setup.capacity_tokens,
         "prefill_only": setup.prefill_only,
@@ -233,6 +258,7 @@ def _setup_facts(
         "block_tokens": setup.key_tokens,
         "max_batched_tokens": setup.limits.max_batched_tokens,
         "max_running": setup.limits.max_running,
+        "eviction": setup.eviction,
         "event_delay_s": setup.line.delay_s,
         "event_loss": setup.line.loss,
         "incidents": [f"{each.at_s:g}:{each.action}:{each.replica}:{each.factor:g}" for each in setup.incidents],

@@ -21,6 +21,7 @@ from loadgen.virtual_prompts import Ask, Job
 from loadgen.virtual_replica import EngineReplica, Listener, VirtualReplica
 from loadgen.virtual_router import Seat, VirtualRouter
 from replica.blocks import BlockPool
+from replica.reuse import DEFAULT_EVICTION, make_eviction
 from replica.scheduler import NeverFits, SchedulerLimits
 from replica.simulated import TimingModel
 from scoring.ledger import Booking
@@ -33,7 +34,7 @@ MAX_ATTEMPTS = 4
 class FleetSetup:
     """`capacity_tokens` is the KV cache of one replica; `prefill_rate` (tokens a second) also replaces that of
     `timing`. `block_tokens` counts only for the full engine model: prefill-only has the trace's own blocks. `leaps` is
-    off only to check that it makes no difference.
+    off only to check that it makes no difference. `eviction` is a name in replica/reuse.py.
     """
 
     replicas: int
@@ -48,16 +49,19 @@ class FleetSetup:
     incidents: tuple[Incident, ...] = ()
     hints: bool = True
     leaps: bool = True
+    eviction: str = DEFAULT_EVICTION
 
     @property
     def key_tokens(self) -> int:
         """Prompt tokens that a block key stands for."""
         return BLOCK_TOKENS if self.prefill_only else self.block_tokens
 
-    def pool(self) -> BlockPool:
-        """An empty KV cache of one replica. Raises ValueError when it would have no block."""
+    def pool(self, clock: VirtualClock, name: str) -> BlockPool:
+        """An empty KV cache of the replica `name`. Raises ValueError when it would have no block."""
         blocks, size = self.capacity_tokens // self.key_tokens, 1 if self.prefill_only else self.block_tokens
-        return BlockPool(blocks, size, xxh3_64_intdigest)  # what block_key does to one block, without the detour
+        eviction = make_eviction(self.eviction, blocks, f"{self.seed} eviction of {name}")
+        # xxh3_64_intdigest: what block_key does to one block, without the detour.
+        return BlockPool(blocks, size, xxh3_64_intdigest, eviction=eviction, clock=lambda: clock.now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class Member(Listener):
         name = f"replica-{number}"
         self.joined_s = clock.now
         self.bookings: dict[Job, Booking] = {}
-        pool = setup.pool()
+        pool = setup.pool(clock, name)
         self.seat: Seat = fleet.router.join(name, pool.total * setup.key_tokens)
         rng = Random(f"{setup.seed} events of {name}")
         self.channel = EventChannel(clock, name, pool, self.seat.feed, setup.line, rng)

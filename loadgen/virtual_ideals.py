@@ -1,14 +1,17 @@
 """What any routing could reach at most: hit rates of one cache without bounds, and of the fleet's memory as one pool.
 
-Owns these two yardsticks. They know no time: requests come one after the other, each finds what all before it left.
+Owns these yardsticks. In them, serving takes no time: requests come one after the other, each finds what all before it
+left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from loadgen.virtual_clock import VirtualClock
 from loadgen.virtual_prompts import NAMESPACE, Ask, packed_ids
 from replica.blocks import BlockPool
+from replica.eviction import Eviction
 
 
 def infinite_hit_rate(asks: Sequence[Ask]) -> float:
@@ -25,13 +28,16 @@ def infinite_hit_rate(asks: Sequence[Ask]) -> float:
     return found / total if total else 0.0
 
 
-def pooled_hit_rate(asks: Sequence[Ask], pool: BlockPool) -> float:
-    """The same of one cache: `pool`, empty and with blocks of one unit (content as ids).
+def pooled_hit_rate(asks: Sequence[Ask], blocks: int, eviction: Eviction) -> float:
+    """The same of one cache of so many trace blocks, whose eviction hears of time as the requests come.
 
     Prompts larger than the pool find and leave nothing.
     """
+    clock = VirtualClock()
+    pool = BlockPool(blocks, 1, eviction=eviction, clock=lambda: clock.now)
     found = total = 0
     for ask in asks:
+        clock.now = ask.at_s
         count = len(ask.blocks)
         total += count
         packed = packed_ids(ask)

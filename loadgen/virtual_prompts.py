@@ -28,7 +28,9 @@ _FIRST_NUMBER = 1
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):
-    """One request. `blocks` are the numbers of its trace blocks, `keys` what the router knows of the prompt."""
+    """One request. `blocks` are the numbers of its trace blocks, of `unit_tokens` each; `keys` what the router knows of
+    the prompt.
+    """
 
     index: int
     at_s: float
@@ -36,30 +38,41 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     output_tokens: int
     blocks: tuple[int, ...]
     keys: list[int]
+    unit_tokens: int = BLOCK_TOKENS
 
 
-def asks(requests: Iterable[TraceRequest], block_tokens: int | None, rate_scale: float = 1.0) -> list[Ask]:
-    """`block_tokens` is the size of a replica's blocks; None for content as ids. Times are divided by `rate_scale`."""
+def asks(
+    requests: Iterable[TraceRequest], block_tokens: int | None, rate_scale: float = 1.0, token_scale: int = 1
+) -> list[Ask]:
+    """`block_tokens` is the size of a replica's blocks; None for content as ids.
+
+    Times are divided by `rate_scale`; tokens by `token_scale`, as loadgen/plans/trace.py does it: those of every trace
+    block, a partial last one's rounded up, and of the output. Raises ValueError when it does not divide a trace block.
+    """
+    unit, rest = divmod(BLOCK_TOKENS, token_scale)
+    if rest:
+        raise ValueError(f"a token scale of {token_scale} does not divide a block of {BLOCK_TOKENS} tokens")
     numbers: dict[int, int] = {}
     listed = []
     for index, request in enumerate(requests):
         blocks = tuple([numbers.setdefault(block, len(numbers) + _FIRST_NUMBER) for block in request.blocks])
-        prompt = request.prompt_tokens
+        prompt = (len(blocks) - 1) * unit
+        prompt += -(-(request.prompt_tokens - (len(blocks) - 1) * BLOCK_TOKENS) // token_scale)
         if block_tokens is None:
             keys = hash_chunks(pack_tokens(blocks), TOKEN_BYTES, NAMESPACE.key)
         else:
-            packed = pack_tokens(prompt_tokens(blocks, prompt))
+            packed = pack_tokens(prompt_tokens(blocks, prompt, unit))
             keys = hash_chunks(packed, block_tokens * TOKEN_BYTES, NAMESPACE.key)
-        output = max(1, request.output_tokens)
-        listed.append(Ask(index, request.at_s / rate_scale, prompt, output, blocks, keys))
+        output = max(1, -(-request.output_tokens // token_scale))
+        listed.append(Ask(index, request.at_s / rate_scale, prompt, output, blocks, keys, unit))
     return listed
 
 
-def prompt_tokens(blocks: Sequence[int], count: int) -> array[int]:
-    """The `count` tokens of a prompt of these blocks."""
+def prompt_tokens(blocks: Sequence[int], count: int, unit_tokens: int = BLOCK_TOKENS) -> array[int]:
+    """The `count` tokens of a prompt of these blocks, of `unit_tokens` each."""
     tokens = array("I")  # packing it costs a fraction of packing a list
     for number in blocks:
-        tokens.extend(array("I", (number,)) * BLOCK_TOKENS)
+        tokens.extend(array("I", (number,)) * unit_tokens)
     del tokens[count:]
     return tokens
 
@@ -101,4 +114,4 @@ class Job:
     def found_blocks(self) -> int:
         """Trace blocks that were found. A partial one is, or is not, as a whole."""
         whole = self.cached_tokens == self.ask.prompt_tokens
-        return len(self.ask.blocks) if whole else self.cached_tokens // BLOCK_TOKENS
+        return len(self.ask.blocks) if whole else self.cached_tokens // self.ask.unit_tokens

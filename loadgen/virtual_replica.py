@@ -89,7 +89,7 @@ class EngineReplica:
 
     def take(self, job: Job) -> None:
         ask = job.ask
-        prompt = prompt_tokens(ask.blocks, ask.prompt_tokens)
+        prompt = prompt_tokens(ask.blocks, ask.prompt_tokens, ask.unit_tokens)
         prompt.extend([OUTPUT_TOKEN] * job.produced)
         request = Request(prompt, Limits(ask.output_tokens - job.produced, ignore_eos=True), NAMESPACE)
         self._scheduler.add(request)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from rich.table import Table
 
-from loadgen.report import mean, percentile
+from loadgen.reports.statistics import max_over_mean, mean, percentile
 from loadgen.virtual_fleet import Outcome
 from loadgen.virtual_prompts import Job
 
@@ -97,8 +97,8 @@ def figures(outcome: Outcome, slo: Slo, window_s: float | None = None) -> Policy
         ttft_p50_s=percentile(ttfts, 50),
         ttft_p90_s=percentile(ttfts, 90),
         ttft_p99_s=percentile(ttfts, 99),
-        balance=_balance([replica.computed_tokens for replica in replicas]),
-        balance_busy=_balance([replica.busy_s for replica in replicas]),
+        balance=max_over_mean([replica.computed_tokens for replica in replicas], len(replicas)),
+        balance_busy=max_over_mean([replica.busy_s for replica in replicas], len(replicas)),
         token_hit_rate=sum(job.cached_tokens for job in served) / prompt if prompt else None,
         requests=len(outcome.jobs),
         errors=len(outcome.jobs) - len(served),
@@ -169,11 +169,6 @@ def _tpot(job: Job) -> float | None:
     """None for a request that took no time after its first token: one output token, or prefill-only."""
     after = _finished(job) - (job.first_token_s or 0.0)
     return after / (job.ask.output_tokens - 1) if job.ask.output_tokens > 1 and after > 0 else None
-
-
-def _balance(loads: Sequence[float]) -> float | None:
-    total = sum(loads)
-    return max(loads) * len(loads) / total if total else None
 
 
 def _ms(seconds: float | None) -> float | None:

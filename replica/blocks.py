@@ -1,15 +1,12 @@
-"""The block pool: which physical KV blocks hold what, who uses them, and which are given up first.
+"""The block pool: which physical KV blocks hold what, and who uses them. Which are given up first, an Eviction decides.
 
 Owns every physical block of the replica. After each call:
 
 - blank + evictable + referenced blocks = all blocks, and no reference count is negative;
 - a resident block (one with a key) is found under its key, and no content is resident twice;
 - residency is prefix-closed: a resident block's parent is resident, and whoever references a block references its
-  parent;
-- among the evictable blocks, children come before their parents, so giving up the first one is always leaf-first.
-
-The last one needs no bookkeeping: a table references its whole prefix and lets go of its tail first, so a parent
-becomes evictable after its children, each time.
+  parent; so only a leaf can be given up;
+- the eviction knows exactly the evictable blocks, those that are resident and not referenced.
 
 Must never share a block by its key alone: 64 bits can collide, by chance or by craft, so tokens and parent are
 compared.
@@ -17,7 +14,7 @@ compared.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +23,9 @@ from typing import Protocol
 
 from radix.blocks import TOKEN_BYTES, hash_chunks, namespace_seed
 from radix.events import BlockStored, Event, pack_keys
+from replica.eviction import Eviction, LeastRecent
 from replica.journal import EventLog
+from replica.reuse_runs import Visit
 
 PROBE_COST = 16
 """Looking at one physical block drawn at random costs as much as listing so many keys (measured)."""
@@ -64,12 +63,16 @@ class Block:
 
 @dataclass(slots=True)
 class BlockTable:
-    """The blocks of one sequence, in order. The first `stored` are resident; unless `sharing`, no more will be."""
+    """The blocks of one sequence, in order. The first `stored` are resident; unless `sharing`, no more will be.
+
+    `visit` is what the eviction knows of it.
+    """
 
     namespace: Namespace
     blocks: list[Block] = field(default_factory=list)
     stored: int = 0
     sharing: bool = True
+    visit: Visit = field(default_factory=Visit)
 
 
 class Witness(Protocol):
@@ -93,7 +96,8 @@ def block_key(packed: bytes, parent: int) -> int:
 class BlockPool:
     """`blocks` physical blocks of `block_size` tokens each. Tokens come packed, as little-endian u32.
 
-    Without `sharing` nothing becomes resident: every prompt is computed anew.
+    Without `sharing` nothing becomes resident: every prompt is computed anew. `eviction` (without one, what was used
+    least recently goes first) must be this pool's alone; `clock` is what it hears of time, in seconds.
     """
 
     def __init__(
@@ -103,6 +107,8 @@ class BlockPool:
         key_function: KeyFunction = block_key,
         witness: Witness | None = None,
         sharing: bool = True,
+        eviction: Eviction | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if blocks < 1 or block_size < 1:
             raise ValueError("a block pool needs at least one block of at least one token")
@@ -110,11 +116,13 @@ class BlockPool:
         self.sharing = sharing
         self._all = [Block(index) for index in range(blocks)]
         self._blank = self._all[::-1]
-        self._evictable: OrderedDict[int, Block] = OrderedDict()
+        self._evictable = 0
         self._resident: dict[int, Block] = {}
         self._log = EventLog()
         self._witness = witness
         self._key_function = key_function
+        self._eviction = eviction or LeastRecent()
+        self._clock = clock
         self._block_bytes = block_size * TOKEN_BYTES
 
     @property
@@ -129,7 +137,7 @@ class BlockPool:
     @property
     def allocatable(self) -> int:
         """Blocks nobody references, resident ones included."""
-        return len(self._blank) + len(self._evictable)
+        return len(self._blank) + self._evictable
 
     @property
     def referenced(self) -> int:
@@ -144,26 +152,30 @@ class BlockPool:
 
         One token at least is left to compute, for it is the one that yields the next.
         """
-        table = BlockTable(namespace, sharing=self.sharing)
+        blocks: list[Block] = []
         parent: Block | Namespace = namespace
+        key = namespace.key
         for end in range(self._block_bytes, len(packed), self._block_bytes):
-            block = self._find(parent, bytes(packed[end - self._block_bytes : end]))
-            if block is None:
+            content = bytes(packed[end - self._block_bytes : end])
+            key = self._key_function(content, key)
+            block = self._resident.get(key)
+            if block is None or not _holds(block, parent, content):
                 break
             self._reference(block)
-            table.blocks.append(block)
+            blocks.append(block)
             parent = block
-        table.stored = len(table.blocks)
-        return table
+        visit = self._eviction.used([block.index for block in blocks], self._clock())
+        return BlockTable(namespace, blocks, len(blocks), self.sharing, visit)
 
     def grow(self, table: BlockTable, tokens: int, spare: int = 0) -> bool:
         """Makes room for `tokens` tokens in all, if that leaves `spare` blocks allocatable; else changes nothing."""
         missing = self.blocks_for(tokens) - len(table.blocks)
-        if missing <= 0:
-            return True
-        if missing + spare > self.allocatable:
+        if missing > 0 and missing + spare > self.allocatable:
             return False
-        table.blocks.extend(self._take() for _ in range(missing))
+        if not table.visit.ran:
+            self._eviction.ran(table.visit, self._clock())
+        if missing > 0:
+            table.blocks += self._take(missing)
         return True
 
     def store(self, table: BlockTable, packed: bytes | bytearray, computed: int) -> None:
@@ -172,34 +184,50 @@ class BlockPool:
         Content that became resident elsewhere in the meantime is shared from there, and this table's own copy goes
         back. A block whose key is taken by other content stays private, and so does everything after it.
         """
-        while table.sharing and table.stored < computed // self.block_size:
-            position = table.stored
-            block = table.blocks[position]
-            parent = table.blocks[position - 1] if position else table.namespace
-            content = bytes(packed[position * self._block_bytes : (position + 1) * self._block_bytes])
-            key = self._key_function(content, _key(parent))
+        full, size = computed // self.block_size, self._block_bytes
+        first = position = table.stored
+        parent = table.blocks[position - 1] if position else table.namespace
+        ancestor = parent.key if isinstance(parent, Block) else None
+        while table.sharing and position < full:
+            content = bytes(packed[position * size : (position + 1) * size])
+            key = self._key_function(content, table.namespace.key if ancestor is None else ancestor)
             holder = self._resident.get(key)
             if holder is None:
-                block.key, block.packed, block.parent = key, content, parent
-                self._resident[key] = block
-                ancestor = parent.key if isinstance(parent, Block) else None
+                holder = table.blocks[position]
+                holder.key, holder.packed, holder.parent = key, content, parent
+                self._resident[key] = holder
                 self._log.stored(ancestor, key)
                 if self._witness is not None:
                     self._witness.stored(ancestor, key, content, table.namespace)
             elif _holds(holder, parent, content):
-                self._reference(holder)
-                table.blocks[position] = holder
-                self._let_go(block)
+                self._tell_stored(table, first, position)
+                self._share(table, position, holder)
+                first = position + 1
             else:
                 table.sharing = False
-                return
-            table.stored += 1
+                break
+            parent, ancestor = holder, key
+            position += 1
+        table.stored = position
+        self._tell_stored(table, first, position)
 
     def release(self, table: BlockTable) -> None:
         """Lets go of the table's blocks, tail first. Resident ones stay resident until their room is needed."""
-        while table.blocks:
-            self._let_go(table.blocks.pop())
+        if not table.blocks:
+            return
+        freed: list[int] = []
+        for block in reversed(table.blocks):
+            block.refs -= 1
+            if block.refs == 0:
+                if block.key is None:
+                    self._blank.append(block)
+                else:
+                    freed.append(block.index)
+        freed.reverse()
+        self._evictable += len(freed)
+        table.blocks.clear()
         table.stored = 0
+        self._eviction.freed(table.visit, freed, self._clock())
 
     def clear(self) -> None:
         """Forgets every resident block. Raises RuntimeError while a table still references one."""
@@ -207,11 +235,12 @@ class BlockPool:
             raise RuntimeError("blocks in use cannot be cleared; release every table first")
         if not self._resident:
             return
-        for block in self._evictable.values():
+        for block in self._resident.values():
             block.key, block.packed, block.parent = None, b"", None
             self._blank.append(block)
-        self._evictable.clear()
         self._resident.clear()
+        self._evictable = 0
+        self._eviction.cleared()
         self._log.cleared()
         if self._witness is not None:
             self._witness.cleared()
@@ -263,59 +292,70 @@ class BlockPool:
 
     def check_integrity(self) -> None:
         """Raises AssertionError when an invariant of this file does not hold. Linear in the number of blocks."""
-        blank, evictable = {block.index for block in self._blank}, set(self._evictable)
+        blank = {block.index for block in self._blank}
         assert len(blank) == len(self._blank)
-        assert not blank & evictable, "a block is both blank and evictable"
+        evictable = {block.index for block in self._all if block.refs == 0 and block.key is not None}
+        assert len(evictable) == self._evictable
+        assert evictable == self._eviction.idle(), "the eviction is mistaken in what can be given up"
         for block in self._all:
             assert block.refs >= 0, f"{block} has a negative reference count"
             assert (block.refs == 0) == (block.index in blank or block.index in evictable), (
                 f"{block} is lost or free in use"
             )
-            assert (block.key is None) or block.index not in blank, f"{block} is resident, yet blank"
-            assert (block.key is not None) or block.index not in evictable, f"{block} is evictable, yet not resident"
             if block.key is not None:
+                assert block.index not in blank, f"{block} is resident, yet blank"
                 assert self._resident.get(block.key) is block, f"{block} is not found under its key"
                 assert block.key == self._key_function(block.packed, _key(block.parent))
         assert len(self._resident) == sum(block.key is not None for block in self._all)
-        given_up: set[Block] = set()
-        for block in self._evictable.values():
-            assert block.parent not in given_up, f"{block} would be given up after its parent"
-            given_up.add(block)
         for block in self._resident.values():
             if isinstance(block.parent, Block):
                 assert self._resident.get(_key(block.parent)) is block.parent, f"the parent of {block} is gone"
                 assert block.refs == 0 or block.parent.refs > 0, f"{block} is in use, its parent is not"
 
-    def _find(self, parent: Block | Namespace, packed: bytes) -> Block | None:
-        block = self._resident.get(self._key_function(packed, _key(parent)))
-        return block if block is not None and _holds(block, parent, packed) else None
+    def _take(self, count: int) -> list[Block]:
+        """So many blocks to write to: blank ones, and what the eviction gives up."""
+        taken = [self._blank.pop() for _ in range(min(count, len(self._blank)))]
+        if len(taken) < count:
+            victims = self._eviction.victims(count - len(taken), self._clock())
+            self._evictable -= len(victims)
+            taken += [self._vacate(index) for index in victims]
+        for block in taken:
+            block.refs = 1
+        return taken
 
-    def _take(self) -> Block:
-        if self._blank:
-            block = self._blank.pop()
-        else:
-            _, block = self._evictable.popitem(last=False)
-            key = _key(block)
-            del self._resident[key]
-            self._log.removed(key)
-            if self._witness is not None:
-                self._witness.removed(key)
-            block.key, block.packed, block.parent = None, b"", None
-        block.refs = 1
+    def _vacate(self, index: int) -> Block:
+        block = self._all[index]
+        key = block.key
+        assert key is not None
+        assert not block.refs
+        del self._resident[key]
+        self._log.removed(key)
+        if self._witness is not None:
+            self._witness.removed(key)
+        block.key, block.packed, block.parent = None, b"", None
         return block
+
+    def _share(self, table: BlockTable, position: int, holder: Block) -> None:
+        """Puts the resident block in the place of the table's own copy."""
+        now = self._clock()
+        self._reference(holder)
+        self._eviction.ran(self._eviction.used([holder.index], now), now)
+        own, table.blocks[position] = table.blocks[position], holder
+        own.refs = 0
+        self._blank.append(own)
+
+    def _tell_stored(self, table: BlockTable, first: int, end: int) -> None:
+        """The eviction hears that the blocks from `first` until `end` became resident."""
+        if first < end:
+            fresh = table.blocks[first:end]
+            parent = table.blocks[first - 1].index if first else None
+            keys = [block.key for block in fresh if block.key is not None]
+            self._eviction.stored(table.visit, [block.index for block in fresh], parent, keys, self._clock())
 
     def _reference(self, block: Block) -> None:
         if block.refs == 0:
-            del self._evictable[block.index]
+            self._evictable -= 1
         block.refs += 1
-
-    def _let_go(self, block: Block) -> None:
-        block.refs -= 1
-        if block.refs == 0:
-            if block.key is None:
-                self._blank.append(block)
-            else:
-                self._evictable[block.index] = block
 
 
 def _holds(block: Block, parent: Block | Namespace, packed: bytes) -> bool:

@@ -145,6 +145,13 @@ SHARE = click.FloatRange(min=0, max=1, min_open=True)
 @click.option("--max-running", type=POSITIVE, default=128, metavar="N", help="Requests in a batch.")
 @click.option("--max-batched-tokens", type=POSITIVE, default=2048, metavar="N", help="Tokens computed in a step.")
 @click.option("--prefix-cache/--no-prefix-cache", default=True, help="Whether prompts share the KV of equal prefixes.")
+@click.option(
+    "--eviction",
+    type=click.Choice(["lru", "reuse"]),
+    default="reuse",
+    help="Whose KV is given up when room is needed: what was used least recently, or what is least likely to be used "
+    "again soon, as learned from traffic.",
+)
 @click.option("--device", default="auto", callback=_device, help="auto (a GPU if there is one), cpu, cuda or cuda:N.")
 @click.option(
     "--dtype",
@@ -248,6 +255,7 @@ def _settings(model: str, host: str, port: int, name: str, flags: dict[str, Any]
         kv_blocks=blocks,
         max_model_len=flags["max_model_len"],
         prefix_cache=flags["prefix_cache"],
+        eviction=flags["eviction"],
         limits=SchedulerLimits(flags["max_batched_tokens"], flags["max_running"]),
         source=source,
         timing=TimingModel(

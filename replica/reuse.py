@@ -1,4 +1,4 @@
-"""Which resident block is given up when room is needed: the least recently used one, or the one least worth its room.
+"""Which resident block is given up when room is needed: the one least worth its room.
 
 Owns what eviction knows of each block (its parent, its resident children, when it was last used), the ghosts (keys
 remembered for a while after their eviction) and the learned reuse curves. Blocks are told apart by their number.
@@ -7,7 +7,8 @@ The worth of a block is its *reuse density*: the hits to be expected a second of
 since its last use, on the turns its conversation has had, on the gap between the last two, and on whether it ended a
 prompt. For each such kind, hits and time at risk are counted by age, of ghosts too: without them nothing could be
 learned of what is given up soon. The density is that of the best moment to stop waiting (Gittins' index), so a block
-whose hits come late is not given up for being early.
+whose hits come late is not given up for being early. Where a duel (replica/reuse_duel.py) shows that recency finds
+more, the oldest goes first instead.
 
 Must never give up a block in use or one with a resident child, read a clock (time is handed in, in seconds), or draw a
 number that the seed does not fix.
@@ -17,12 +18,17 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from random import Random
-from typing import Protocol
 
-from replica.reuse_curves import AGES, Kind, ReuseCurves, age_step
+from replica.eviction import Eviction, LeastRecent
+from replica.reuse_curves import AGES, Kind, ReuseCurves, Spells, age_step
+from replica.reuse_duel import Duel
+from replica.reuse_runs import Run, Visit
 
+EVICTIONS = ("lru", "reuse")
+DEFAULT_EVICTION = "reuse"
 GHOSTS = 8
 """Keys remembered after their eviction, as a multiple of the capacity."""
 MEMORY = 32
@@ -36,95 +42,17 @@ TURNS = 6
 GAPS = 4
 
 
-class Visit:
-    """One table's way through the pool. `turn`: turns of its conversation so far; `gap_s`: since the last one."""
-
-    __slots__ = ("gap_s", "left", "ran", "turn")
-
-    def __init__(self) -> None:
-        self.turn = 1
-        self.gap_s: float | None = None
-        self.left: list[tuple[Run, int]] = []
-        self.ran = False
-
-
-class Eviction(Protocol):
-    """What the block pool asks and tells. Every path lists blocks from the root on; only resident blocks are named."""
-
-    def used(self, path: Sequence[int], now: float) -> Visit:
-        """A table references this resident prefix from now on: none of it can be given up."""
-
-    def ran(self, visit: Visit, now: float) -> None:
-        """The table got its room, so the prefix it found counts as hit. Only the first call counts."""
-
-    def stored(self, visit: Visit, block: int, parent: int | None, key: int, now: float) -> None:
-        """A block of the table became resident. It is in use."""
-
-    def freed(self, visit: Visit, path: Sequence[int], now: float) -> None:
-        """No table references these blocks any more, the last stretch of one path. They can be given up."""
-
-    def victim(self, now: float) -> int:
-        """Gives up one block, a leaf that nobody uses. Raises IndexError if there is none."""
-
-    def cleared(self) -> None:
-        """Nothing is resident any more, and nothing is in use."""
-
-
-class LeastRecent:
-    """The block that has been free the longest. Children go before parents because they are freed before them."""
-
-    def __init__(self) -> None:
-        self._free: OrderedDict[int, None] = OrderedDict()
-
-    def used(self, path: Sequence[int], now: float) -> Visit:
-        for block in path:
-            self._free.pop(block, None)
-        return Visit()
-
-    def ran(self, visit: Visit, now: float) -> None:
-        pass
-
-    def stored(self, visit: Visit, block: int, parent: int | None, key: int, now: float) -> None:
-        pass
-
-    def freed(self, visit: Visit, path: Sequence[int], now: float) -> None:
-        for block in reversed(path):
-            self._free[block] = None
-
-    def victim(self, now: float) -> int:
-        if not self._free:
-            raise IndexError("no block can be given up")
-        return self._free.popitem(last=False)[0]
-
-    def cleared(self) -> None:
-        self._free.clear()
-
-
-class Run:
-    """Blocks of one path last used at once: all have the same age and kind. `at_risk` of them, ghosts included, wait
-    for a hit. `blocks` may hold some that left at the root's end; `place` is its position among the candidates."""
-
-    __slots__ = ("at_risk", "blocks", "gone", "kind", "place", "since")
-
-    def __init__(self, blocks: list[int], kind: Kind, since: float) -> None:
-        self.blocks = blocks
-        self.kind = kind
-        self.since = since
-        self.at_risk = len(blocks)
-        self.gone = 0
-        self.place = -1
-
-
 class LeastReuse:
     """The leaf of the least reuse density among a few drawn at random, and then the rest of its run from the leaf up.
 
     `capacity` blocks, numbered from 0. Ghosts and candidates are bounded by a multiple of it.
     """
 
-    def __init__(self, capacity: int, seed: int = 0) -> None:
+    def __init__(self, capacity: int, seed: int | str = 0) -> None:
         self._capacity = capacity
         self._random = Random(seed).random
         self._curves = ReuseCurves(MEMORY * capacity)
+        self._duel = Duel(capacity)
         self._unread = 0
         self._begun = 0
         self.cleared()
@@ -141,6 +69,7 @@ class LeastReuse:
         self._candidates: list[Run] = []
         self._good: list[Run] = []
         self._current: Run | None = None
+        self._duel.cleared()
 
     @property
     def ghosts(self) -> int:
@@ -159,51 +88,62 @@ class LeastReuse:
 
     def used(self, path: Sequence[int], now: float) -> Visit:
         visit = Visit()
-        if path:
-            visit.turn = self._turn[path[-1]] + 1
-        found: dict[Run, int] = {}
+        if not path:
+            return visit
+        visit.found = path
+        visit.turn = self._turn[path[-1]] + 1
+        found: list[Run] = []
+        of = self._run
         for block in path:
-            run = self._run[block]
+            run = of[block]
             if run is not None:
-                found[run] = found.get(run, 0) + 1
-                self._run[block] = None
-        for run, count in found.items():
+                of[block] = None
+                found.append(run)
+        visit.left = list(_counted(found))
+        for run, count in visit.left:
             visit.gap_s = now + self._begun * TICK_S - run.since
             run.gone += count
             if run.gone * 2 > len(run.blocks):
-                run.blocks = [block for block in run.blocks if self._run[block] is run]
+                run.blocks = [block for block in run.blocks if of[block] is run]
                 run.gone = 0
-        visit.left = list(found.items())
         return visit
 
     def ran(self, visit: Visit, now: float) -> None:
         if not visit.ran:
             visit.ran = True
+            self._duel.used(map(self._key.__getitem__, visit.found), True)
             now += self._begun * TICK_S
             for run, count in visit.left:
                 self._end(run, now, True, count)
 
-    def stored(self, visit: Visit, block: int, parent: int | None, key: int, now: float) -> None:
-        self._parent[block], self._key[block], self._children[block] = parent, key, 0
+    def stored(self, visit: Visit, path: Sequence[int], parent: int | None, keys: Sequence[int], now: float) -> None:
+        parents, children, turns, ghosts = self._parent, self._children, self._turn, self._ghosts
+        found: list[Run] = []
         if parent is not None:
-            self._children[parent] += 1
-        ghost = self._ghosts.pop(key, None)
-        if ghost is None:
-            self._turn[block] = visit.turn
-            return
-        run, turn = ghost
+            children[parent] += 1
+        for block, key in zip(path, keys, strict=True):
+            parents[block], self._key[block], children[block] = parent, key, 1
+            parent = block
+            ghost = ghosts.pop(key, None)
+            if ghost is None:
+                turns[block] = visit.turn
+                continue
+            run, turns[block] = ghost
+            visit.turn = max(visit.turn, turns[block] + 1)
+            found.append(run)
+        children[path[-1]] = 0
+        self._duel.used(keys, False)
         now += self._begun * TICK_S
-        self._end(run, now, True)
-        self._turn[block] = turn
-        if turn >= visit.turn:
-            visit.turn = turn + 1
-        visit.gap_s = now - run.since
+        for run, count in _counted(found):
+            visit.gap_s = now - run.since
+            self._end(run, now, True, count)
 
     def freed(self, visit: Visit, path: Sequence[int], now: float) -> None:
         if not visit.ran and visit.left:  # it never got room: nothing happened to these blocks
             last = visit.left[-1][0]
             for run, count in visit.left:
                 self._leave(run, count)
+            visit.left = []
             self._begin(path, last.kind, last.since)
             return
         self._begun += 1
@@ -213,32 +153,50 @@ class LeastReuse:
         self._begin(path[:-1], (turn, False, gap), now)
         self._begin(path[-1:], (turn, True, gap), now)
 
-    def victim(self, now: float) -> int:
+    def victims(self, count: int, now: float) -> list[int]:
         now += self._begun * TICK_S
         if self._unread >= self._capacity // 2:
             self._refresh(now)
-        run = self._current
-        if run is None or run.place < 0 or not self._is_ready(run):
-            run = self._current = self._choose(now)
-        block = run.blocks.pop()
-        self._run[block] = None
-        parent = self._parent[block]
-        if parent is not None:
-            self._children[parent] -= 1
-            above = self._run[parent]
-            if above is not None and not self._children[parent]:
-                self._admit(above)
-        self._haunt(block, run, now)
-        return block
+        given_up: list[int] = []
+        while len(given_up) < count:
+            run = self._current
+            if run is None or run.place < 0 or not self._is_ready(run):
+                run = self._current = self._choose(now)
+            self._peel(run, count, given_up)
+        self._forget(now)
+        return given_up
 
-    def _haunt(self, block: int, run: Run, now: float) -> None:
-        """Remembers the block's key. Another block of this key cannot be resident, but a ghost of it can be."""
-        old = self._ghosts.pop(self._key[block], None)
-        self._ghosts[self._key[block]] = (run, self._turn[block])
-        if old is None and len(self._ghosts) > GHOSTS * self._capacity:
-            old = self._ghosts.popitem(last=False)[1]
-        if old is not None:
-            self._end(old[0], now, False)
+    def idle(self) -> set[int]:
+        return {block for block, run in enumerate(self._run) if run is not None}
+
+    def _peel(self, run: Run, count: int, given_up: list[int]) -> None:
+        """Gives up blocks of the run from its leaf up, until there are `count` or the next one is no leaf."""
+        blocks, of, parents, children = run.blocks, self._run, self._parent, self._children
+        mark = (run, 0)
+        while len(given_up) < count and blocks:
+            block = blocks[-1]
+            if children[block] or of[block] is not run:
+                return
+            blocks.pop()
+            of[block] = None
+            given_up.append(block)
+            if self._turn[block] != mark[1]:
+                mark = (run, self._turn[block])  # shared by the run's ghosts of that turn: there are many
+            self._ghosts[self._key[block]] = mark
+            parent = parents[block]
+            if parent is not None:
+                children[parent] -= 1
+                if not children[parent]:
+                    above = of[parent]
+                    if above is not None and above is not run:
+                        self._admit(above)
+
+    def _forget(self, now: float) -> None:
+        """Lets go of the oldest ghosts beyond their bound."""
+        ghosts = self._ghosts
+        gone = [ghosts.popitem(last=False)[1][0] for _ in range(len(ghosts) - GHOSTS * self._capacity)]
+        for run, count in _counted(gone):
+            self._end(run, now, False, count)
 
     def _begin(self, path: Sequence[int], kind: Kind, since: float) -> None:
         if not path:
@@ -284,31 +242,64 @@ class LeastReuse:
 
     def _choose(self, now: float) -> Run:
         """The least worthy of what is drawn and what was kept of the last draw; among equals the oldest."""
-        drawn = {run: None for run in self._good if run.place >= 0 and self._is_ready(run)}
+        candidates, random = self._candidates, self._random
+        worth = self._curves.worth
+        drawn = {run for run in self._good if run.place >= 0 and self._is_ready(run)}
         rounds = 0
-        while self._candidates and (rounds < DRAWN or not drawn):
-            run = self._candidates[int(self._random() * len(self._candidates))]
+        while candidates and (rounds < DRAWN or not drawn):
+            run = candidates[int(random() * len(candidates))]
             if self._is_ready(run):
-                drawn[run] = None
+                drawn.add(run)
                 rounds += 1
             else:
                 self._retire(run)
         if not drawn:
-            raise IndexError("no block can be given up")
-        worth = self._curves.worth
-        ranked = sorted(drawn, key=lambda run: (worth(run.kind)[age_step(now - run.since)], run.since))
-        self._good = ranked[1 : KEPT + 1]
-        return ranked[0]
+            raise IndexError("not so many blocks can be given up")
+        if self._duel.recent:
+            ranked = sorted([(0.0, run.since, run.place, run) for run in drawn])
+        else:
+            ranked = sorted([(worth[run.kind][age_step(now - run.since)], run.since, run.place, run) for run in drawn])
+        self._good = [run for _, _, _, run in ranked[1 : KEPT + 1]]
+        return ranked[0][3]
+
+    def curves(self, now: float) -> tuple[Spells, ...]:
+        """What was learned of reuse so far, as data that another one can `adopt`."""
+        return self._curves.spells(self._waiting(now + self._begun * TICK_S))
+
+    def adopt(self, curves: Iterable[Spells], now: float) -> None:
+        """Goes on from what others learned, instead of what it did. Raises ValueError if that has another form."""
+        self._curves.adopt(curves)
+        self._refresh(now + self._begun * TICK_S)
 
     def _refresh(self, now: float) -> None:
         self._unread = 0
+        self._curves.refresh(self._waiting(now))
+
+    def _waiting(self, now: float) -> dict[Kind, list[float]]:
+        """Blocks and ghosts that wait for a hit, by kind and age step."""
         waiting: dict[Kind, list[float]] = {}
         for run in self._runs:
             counts = waiting.get(run.kind)
             if counts is None:
                 counts = waiting[run.kind] = [0.0] * AGES
             counts[age_step(now - run.since)] += run.at_risk
-        self._curves.refresh(waiting)
+        return waiting
+
+
+def make_eviction(name: str, blocks: int, seed: int | str = 0) -> Eviction:
+    """For a pool of so many blocks, by its name in EVICTIONS. Raises ValueError for another name."""
+    match name:
+        case "lru":
+            return LeastRecent()
+        case "reuse":
+            return LeastReuse(blocks, seed)
+        case _:
+            raise ValueError(f"{name!r} is not an eviction; use {' or '.join(EVICTIONS)}")
+
+
+def _counted(runs: Iterable[Run]) -> Iterator[tuple[Run, int]]:
+    """How many times each comes, in a row."""
+    return ((run, len(list(same))) for run, same in groupby(runs))
 
 
 def gap_class(gap_s: float | None) -> int:

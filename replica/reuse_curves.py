@@ -6,14 +6,18 @@ Owns the counts of hits and misses by kind and age, and the curves drawn from th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from operator import add
 
 AGES = 28
 """Ages are told apart by their logarithm: below FIRST_S, then four steps for three octaves; the last one has no end."""
 STEPS_AN_OCTAVE = 4 / 3
 FIRST_S = 1 / 64
 EDGES = (0.0, *(FIRST_S * 2.0 ** (step / STEPS_AN_OCTAVE) for step in range(AGES)))
+INNER_EDGES = EDGES[1:AGES]
 WIDTHS = tuple(after - before for before, after in pairwise(EDGES))
 PRIOR = 30.0
 """So many hits of its own make a curve weigh as much as what it is drawn towards."""
@@ -22,29 +26,38 @@ Kind = tuple[int, bool, int]
 """Turns of the conversation so far, whether the block ended the prompt, class of the gap before the last turn."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spells:
+    """What is known of one kind: how many blocks were used again in each age step, and how many were not, as far as
+    they were watched. Those of several replicas may be added up.
+    """
+
+    kind: Kind
+    hits: tuple[float, ...]
+    misses: tuple[float, ...]
+
+
 def age_step(age: float) -> int:
     """Which of the AGES steps an age in seconds falls into."""
-    return 0 if age < FIRST_S else min(AGES - 1, 1 + int(STEPS_AN_OCTAVE * math.log2(age / FIRST_S)))
+    return bisect_right(INNER_EDGES, age)
 
 
 def densities(hazard: Sequence[float]) -> list[float]:
     """For each age step: the hits a second of the best time to wait, given the hits a second at risk in each."""
-    stays = [math.exp(-rate * width) for rate, width in zip(hazard, WIDTHS, strict=True)]
-    waits = [
-        (1.0 - stay) / rate if rate > 1e-12 else width for stay, rate, width in zip(stays, hazard, WIDTHS, strict=True)
-    ]
-    best = []
-    for first in range(AGES):
-        left, hits, time, top = 1.0, 0.0, 0.0, 0.0
-        for step in range(first, AGES):
-            hits += left * (1.0 - stays[step])
-            time += left * waits[step]
-            left *= stays[step]
-            if hits > top * time:
-                top = hits / time
-            if left < 1e-3:
-                break
-        best.append(top)
+    # Waiting on past a step is worth it while that raises the density: so from the last step back, each step is taken
+    # together with what follows as long as that is denser than itself.
+    following: list[tuple[float, float, float]] = []  # hits, seconds and the share that is left, of one that enters
+    best = [0.0] * AGES
+    for step in range(AGES - 1, -1, -1):
+        rate, width = hazard[step], WIDTHS[step]
+        stay = math.exp(-rate * width)
+        hits = 1.0 - stay
+        seconds = hits / rate if rate > 1e-12 else width
+        while following and following[-1][0] * seconds > hits * following[-1][1]:
+            more, longer, left = following.pop()
+            hits, seconds, stay = hits + stay * more, seconds + stay * longer, stay * left
+        following.append((hits, seconds, stay))
+        best[step] = hits / seconds
     return best
 
 
@@ -61,7 +74,7 @@ class ReuseCurves:
         self._misses: dict[Kind, list[float]] = {}
         self._hazards: dict[int, list[float]] = {}
         self._factors: dict[Kind, float] = {}
-        self._worth: dict[Kind, list[float]] = {}
+        self._worth = _Worth({}, {})
 
     @property
     def hits(self) -> float:
@@ -78,14 +91,30 @@ class ReuseCurves:
             counts = table[kind]
         counts[age_step(age)] += blocks
 
-    def worth(self, kind: Kind) -> list[float]:
-        """The densities by age step, in hits a second."""
-        known = self._worth.get(kind)
-        if known is None:
-            factor = self._factors.get(kind, 1.0)
-            hazard = self._hazards.get(kind[2]) or self._hazards.get(-1) or [0.0] * AGES
-            known = self._worth[kind] = densities([factor * rate for rate in hazard])
-        return known
+    @property
+    def worth(self) -> Mapping[Kind, list[float]]:
+        """The densities by age step, in hits a second, of any kind asked for. Good until the next `refresh`."""
+        return self._worth
+
+    def spells(self, waiting: Mapping[Kind, Sequence[float]]) -> tuple[Spells, ...]:
+        """All that was learned. Blocks that still wait for a hit count as watched up to now."""
+        none = (0.0,) * AGES
+        return tuple(
+            Spells(
+                kind,
+                tuple(self._hits.get(kind, none)),
+                tuple(map(add, self._misses.get(kind, none), waiting.get(kind, none))),
+            )
+            for kind in {**self._hits, **waiting}
+        )
+
+    def adopt(self, spells: Iterable[Spells]) -> None:
+        """Replaces what was learned, from the next `refresh` on. Raises ValueError for another number of ages."""
+        listed = list(spells)
+        if any(len(each.hits) != AGES or len(each.misses) != AGES for each in listed):
+            raise ValueError(f"reuse is learned by {AGES} age steps; these spells have another number")
+        self._hits = {each.kind: list(each.hits) for each in listed}
+        self._misses = {each.kind: list(each.misses) for each in listed}
 
     def refresh(self, waiting: dict[Kind, list[float]]) -> None:
         """Draws the curves anew. `waiting`: blocks still at risk, by kind and age step."""
@@ -99,7 +128,7 @@ class ReuseCurves:
             factor = _factor(hits, risk, whole)
             self._hazards[gap] = _rates(hits, risk, [factor * rate for rate in whole], PRIOR)
         self._factors = {kind: _factor(hits, risks[kind], self._hazards[kind[2]]) for kind, hits in self._hits.items()}
-        self._worth = {}
+        self._worth = _Worth(self._hazards, self._factors)
         self._fade()
 
     def _at_risk(self, kind: Kind, waiting: list[float]) -> list[float]:
@@ -119,6 +148,21 @@ class ReuseCurves:
             for table in (self._hits, self._misses):
                 for kind, counts in table.items():
                     table[kind] = [count * share for count in counts]
+
+
+class _Worth(dict[Kind, list[float]]):
+    """Densities by kind, drawn when they are first asked for."""
+
+    def __init__(self, hazards: Mapping[int, list[float]], factors: Mapping[Kind, float]) -> None:
+        super().__init__()
+        self._hazards = hazards
+        self._factors = factors
+
+    def __missing__(self, kind: Kind) -> list[float]:
+        factor = self._factors.get(kind, 1.0)
+        hazard = self._hazards.get(kind[2]) or self._hazards.get(-1) or [0.0] * AGES
+        found = self[kind] = densities([factor * rate for rate in hazard])
+        return found
 
 
 def _sums(rows: Iterable[list[float]]) -> list[float]:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from radix.chat import ChatTokenizer
 from radix.events import Registration
+from replica.admin import Admin
 from replica.backend import Progress, open_backend
 from replica.blocks import BlockPool
 from replica.engine import Engine
@@ -20,9 +21,11 @@ from replica.journal import Journal
 from replica.kv_events import KvEventPublisher, KvEventsError
 from replica.metrics import Metrics
 from replica.reporter import Reporter
+from replica.reuse import make_eviction
 from replica.scheduler import Scheduler
 from replica.server import Server
 from replica.settings import Settings
+from replica.simulated import SimulatedRunner
 
 # Routers keep connections and reuse them: they, not we, should be the ones to close.
 _KEEP_ALIVE_S = 600.0
@@ -43,7 +46,13 @@ class ReplicaService:
         self._tokenizer = ChatTokenizer.load(settings.tokenizer_directory)
         self._kv_events = _kv_events(settings)
         self._backend = backend = open_backend(settings, self._tokenizer, progress)
-        pool = BlockPool(backend.kv_blocks, settings.block_size, sharing=settings.prefix_cache, witness=self._kv_events)
+        pool = BlockPool(
+            backend.kv_blocks,
+            settings.block_size,
+            sharing=settings.prefix_cache,
+            witness=self._kv_events,
+            eviction=make_eviction(settings.eviction, backend.kv_blocks),
+        )
         scheduler = Scheduler(pool, settings.limits)
         journal = Journal(settings.name, self._epoch)
         metrics = Metrics(scheduler, settings.model)
@@ -61,8 +70,11 @@ class ReplicaService:
         self._reporter = Reporter(
             journal, self.account, self.engine.snapshot, controls=settings.join, reports=settings.report
         )
+        application = self._server.application()
+        if isinstance(backend.runner, SimulatedRunner):
+            application.add_routes(Admin(self.engine, backend.runner).routes())
         self._http = web.AppRunner(
-            self._server.application(),
+            application,
             access_log=None,
             handler_cancellation=True,  # a client that leaves takes its requests with it
             keepalive_timeout=_KEEP_ALIVE_S,

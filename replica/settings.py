@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from replica import tokenizer as bundled
+from replica.reuse import DEFAULT_EVICTION
 from replica.scheduler import SchedulerLimits
 from replica.simulated import TimingModel
 
@@ -49,7 +50,7 @@ class Settings:
 
     `port` 0 takes a free one; `join` lists the control addresses of routers to report to, `report` the URLs of Redis.
     `tokenizer` None: that of the model. `kv_blocks` and `max_model_len` None: as many as there is memory for, and what
-    the model was made for.
+    the model was made for. `eviction` is a name in replica/reuse.py.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Settings:
     kv_blocks: int | None = None
     max_model_len: int | None = None
     prefix_cache: bool = True
+    eviction: str = DEFAULT_EVICTION
     limits: SchedulerLimits = field(default_factory=SchedulerLimits)
     source: ModelSource | None = None
     timing: TimingModel = field(default_factory=TimingModel)

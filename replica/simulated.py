@@ -75,6 +75,7 @@ class SimulatedRunner:
     """Runs steps in simulated time, `speedup` times as fast as the timing model says.
 
     It makes no use of the time between two steps, so there is no lookahead, and it has no log probabilities.
+    While it runs, `slowness` can be changed: a step takes so many times as long.
     Without a length from the client, an answer ends after `shortest` to `longest` tokens with the token `eos`, if there
     is one. The simulator uses `duration` and `sample` without `run`.
     """
@@ -100,6 +101,7 @@ class SimulatedRunner:
         self._shortest = shortest
         self._longest = longest
         self._due = 0.0
+        self.slowness = 1.0
 
     @property
     def lookahead(self) -> int:
@@ -118,7 +120,7 @@ class SimulatedRunner:
         now = loop.time()
         # The engine's own work between two steps, and a late wake-up, are part of the time a step takes.
         begin = self._due if now - self._due < _FOLLOWS_S else now
-        self._due = begin + self.duration(step) / self._speedup
+        self._due = begin + self.duration(step) * self.slowness / self._speedup
         await asyncio.sleep(max(0.0, self._due - now))
         return Sampled(self.sample(step))
 

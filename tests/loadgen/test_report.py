@@ -19,11 +19,11 @@ from loadgen.report import (
     Slo,
     WorkloadReport,
     failures,
-    percentile,
     summarise,
     table,
     verdict,
 )
+from loadgen.reports.statistics import percentile
 from loadgen.workloads import RagParameters
 
 SLO = Slo(ttft_ms=500, tpot_ms=50)

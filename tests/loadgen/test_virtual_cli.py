@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 from loadgen.bench_cli import bench
 from loadgen.virtual_ideals import infinite_hit_rate, pooled_hit_rate
 from loadgen.virtual_prompts import asks
-from replica.blocks import BlockPool
+from replica.reuse import EVICTIONS, make_eviction
+from replica.settings import Settings
 from tests.loadgen.virtual_asks import request
 
 EXCERPT = Path(__file__).with_name("excerpt.jsonl")
@@ -40,7 +41,7 @@ def test_the_document_has_each_policy_and_the_ideals(tmp_path: Path, model: tupl
         assert 1 <= figures["balance"] <= 2
         assert (figures["tpot_mean_s"] is None) == bool(model)
     # The ids of the excerpt: 0 1 2, 0 3, 0 1 4, 0 3, 9, 0 1 4, 9 10, and the line after them.
-    assert found["ideal"]["infinite"] == found["ideal"]["pooled_lru"] > 0
+    assert found["ideal"]["infinite"] == found["ideal"]["pooled_lru"] == found["ideal"]["pooled_reuse"] > 0
 
 
 def test_equal_seeds_write_equal_documents_and_the_seed_is_in_them(tmp_path: Path) -> None:
@@ -103,9 +104,17 @@ def test_requests_that_are_not_served_are_counted_and_fail_the_command(tmp_path:
     assert json.loads(file.read_bytes())["policies"]["kv"]["errors"] > 0
 
 
-def test_the_ideals_by_hand() -> None:
+@pytest.mark.parametrize("eviction", EVICTIONS)
+def test_the_ideals_by_hand(eviction: str) -> None:
     listed = asks([request(0, 1024), request(1, 1024, conversation=1), request(2, 2048)], None)
     assert infinite_hit_rate(listed) == 2 / 8
-    assert pooled_hit_rate(listed, BlockPool(6, 1)) == 2 / 8
-    assert pooled_hit_rate(listed, BlockPool(4, 1)) == 2 / 8
-    assert pooled_hit_rate(listed, BlockPool(2, 1)) == 0
+    assert pooled_hit_rate(listed, 6, make_eviction(eviction, 6)) == 2 / 8
+    assert pooled_hit_rate(listed, 4, make_eviction(eviction, 4)) == 2 / 8
+    assert pooled_hit_rate(listed, 2, make_eviction(eviction, 2)) == 0
+
+
+def test_the_eviction_is_the_replicas_own_unless_another_is_named(tmp_path: Path) -> None:
+    assert document(tmp_path, "--policy", "kv")["setup"]["eviction"] == Settings("r").eviction
+    small = ("--policy", "kv", "--replicas", "1", "--capacity-tokens", "5000", "--prefill-only")
+    found = {name: document(tmp_path, *small, "--eviction", name) for name in EVICTIONS}
+    assert [found[name]["setup"]["eviction"] for name in EVICTIONS] == list(EVICTIONS)

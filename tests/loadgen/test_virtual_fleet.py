@@ -131,7 +131,7 @@ def test_in_the_end_the_router_knows_what_every_replica_holds(prefill_only: bool
 
 
 def test_lost_events_are_repaired_by_a_snapshot() -> None:
-    setup = replace(PREFILL, replicas=2, capacity_tokens=512 * 8, line=Line(0.01, 0.4))
+    setup = replace(PREFILL, replicas=2, capacity_tokens=512 * 8, line=Line(0.01, 0.4), eviction="lru")
     asked = [request(float(number), 1024 + 512 * (number % 3), conversation=number % 5) for number in range(60)]
     facts = run(setup, asked).replicas
     assert sum(each.batches_lost for each in facts) > 5

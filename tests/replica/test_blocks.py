@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from radix.blocks import block_keys, pack_tokens
-from radix.events import AllBlocksCleared, BlockRemoved, BlockStored, pack_keys
+from radix.events import AllBlocksCleared, BlockRemoved, BlockStored, Event, pack_keys
 from replica.blocks import BlockPool, BlockTable, KeyFunction, Namespace, block_key
+from replica.reuse import EVICTIONS, make_eviction
 from tests.replica.replay import Replay
 
 SALTS = (Namespace("m"), Namespace("m", cache_salt="a"))
@@ -28,14 +29,40 @@ def colliding(packed: bytes, parent: int) -> int:
     return block_key(packed, parent) % 7
 
 
+class Told:
+    """Residency as a witness hears of it, at once."""
+
+    def __init__(self) -> None:
+        self.replay = Replay()
+
+    def stored(self, parent: int | None, key: int, packed: bytes, namespace: Namespace) -> None:
+        self.replay.apply([BlockStored(parent, pack_keys([key]))])
+
+    def removed(self, key: int) -> None:
+        self.replay.apply([BlockRemoved(pack_keys([key]))])
+
+    def cleared(self) -> None:
+        self.replay.apply([AllBlocksCleared()])
+
+
+@pytest.mark.parametrize("eviction", EVICTIONS)
 @pytest.mark.parametrize("key_function", [block_key, colliding])
-def test_pool_as_a_state_machine(key_function: KeyFunction) -> None:
+def test_pool_as_a_state_machine(key_function: KeyFunction, eviction: str) -> None:
     class PoolMachine(RuleBasedStateMachine):
         tables = Bundle("tables")
 
         def __init__(self) -> None:
             super().__init__()
-            self.pool = BlockPool(blocks=9, block_size=2, key_function=key_function)
+            self.now = 0.0
+            self.told = Told()
+            self.pool = BlockPool(
+                blocks=9,
+                block_size=2,
+                key_function=key_function,
+                witness=self.told,
+                eviction=make_eviction(eviction, 9),
+                clock=lambda: self.now,
+            )
             self.replay = Replay()
             self.held: dict[int, tuple[BlockTable, list[int]]] = {}
             self.content: dict[int, tuple[Namespace, tuple[int, ...]]] = {}  # physical block -> the prefix it ends
@@ -82,26 +109,33 @@ def test_pool_as_a_state_machine(key_function: KeyFunction) -> None:
 
         @rule(table=consumes(tables))
         def release(self, table: BlockTable) -> None:
-            del self.held[id(table)]
-            self.pool.release(table)
+            if self.held.pop(id(table), None):
+                self.pool.release(table)
+
+        @rule(seconds=st.floats(0.001, 1000))
+        def wait(self, seconds: float) -> None:
+            self.now += seconds
 
         @rule()
         def clear(self) -> None:
             if self.held:
                 with pytest.raises(RuntimeError):
                     self.pool.clear()
-            else:
-                self.pool.clear()
-                assert self.pool.resident == 0
+                for table, _ in self.held.values():
+                    self.pool.release(table)
+                self.held.clear()
+            self.pool.clear()
+            assert self.pool.resident == 0
 
         @rule()
         def drain(self) -> None:
             self.replay.apply(self.pool.drain())
-            assert self.replay.parents == Replay(self.pool.snapshot()).parents
+            assert self.replay.parents == self.told.replay.parents
 
         @invariant()
         def books_are_right(self) -> None:
             self.pool.check_integrity()
+            assert self.told.replay.parents == Replay(self.pool.snapshot()).parents
             assert self.pool.allocatable + self.pool.referenced == self.pool.total == 9
             used = {block.index for table, _ in self.held.values() for block in table.blocks}
             assert self.pool.referenced == len(used)
@@ -112,7 +146,7 @@ def test_pool_as_a_state_machine(key_function: KeyFunction) -> None:
             self.drain()
             assert self.pool.referenced == 0
 
-    PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    PoolMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
     PoolMachine.TestCase("runTest").runTest()
 
 
@@ -172,6 +206,41 @@ def test_eviction_gives_up_leaves_before_their_parents_and_old_before_new() -> N
     assert pool.grow(table, 12)
     expected = [first[2], first[1], *reversed(second), first[0]]
     assert pool.drain() == (BlockRemoved(pack_keys(expected)),)
+
+
+@pytest.mark.parametrize("eviction", EVICTIONS)
+def test_equal_seeds_and_times_give_up_equal_blocks(eviction: str) -> None:
+    def play() -> list[Event]:
+        now, said = 0.0, list[Event]()
+        pool = BlockPool(24, 2, eviction=make_eviction(eviction, 24, "seed"), clock=lambda: now)
+        for number in range(200):
+            now += number % 7
+            pool.release(fill(pool, [number % 13, number % 3, *range(number % 11 * 2), 0]))
+            pool.check_integrity()
+            said += pool.drain()
+        return said
+
+    assert play() == play()
+
+
+def test_a_prompt_that_returns_is_kept_from_many_that_do_not() -> None:
+    def found(eviction: str) -> int:
+        now, blocks = 0.0, 0
+        pool = BlockPool(80, 2, eviction=make_eviction(eviction, 80), clock=lambda: now)
+        for number in range(2000):
+            now = float(number)
+            table = fill(pool, [number // 4 % 12 if number % 4 == 0 else 1000 + number, 1, 2, 3, 4, 5, 6])
+            blocks += 3 * (len(pool.drain()) == 0)
+            pool.release(table)
+        return blocks
+
+    assert found("lru") == 0
+    assert found("reuse") > 600
+
+
+def test_another_eviction_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="lru or reuse"):
+        make_eviction("random", 4)
 
 
 def test_clearing_says_so_once() -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replica.reuse import GHOSTS, Eviction, LeastRecent, LeastReuse, Visit
-from replica.reuse_curves import AGES, EDGES, ReuseCurves, age_step, densities
+from radix.blocks import pack_tokens
+from replica.blocks import BlockPool, Namespace
+from replica.eviction import Eviction, LeastRecent
+from replica.reuse import GHOSTS, LeastReuse, make_eviction
+from replica.reuse_curves import AGES, EDGES, ReuseCurves, Spells, age_step, densities
+from replica.reuse_duel import Duel
+from replica.reuse_runs import Visit
 
 Prompt = tuple[int, ...]
 """Each number names the block at its place; equal prefixes are equal blocks."""
@@ -44,7 +50,7 @@ class Cache:
         for block in fresh:
             held = prompt[: len(path) + 1]
             self.at[held], self.holds[block] = block, held
-            self.eviction.stored(visit, block, path[-1] if path else None, hash(held), now)
+            self.eviction.stored(visit, [block], path[-1] if path else None, [hash(held)], now)
             path.append(block)
         return visit, path
 
@@ -57,7 +63,7 @@ class Cache:
         if self.blank:
             block = self.blank.pop()
         else:
-            block = self.eviction.victim(now)
+            block = self.eviction.victims(1, now)[0]
             held = self.holds.pop(block)
             assert not self.uses[block], "a block in use was given up"
             assert not any(other[:-1] == held for other in self.at), "a block was given up before its child"
@@ -108,8 +114,8 @@ def test_only_leaves_nobody_uses_are_given_up(kind: str, steps: list[tuple[Promp
         cache.blank.clear()
         cache._take(now)
     assert not cache.holds, "every resident block can be given up in the end"
-    with pytest.raises(IndexError, match="no block"):
-        eviction.victim(now)
+    with pytest.raises(IndexError, match="not so many"):
+        eviction.victims(1, now)
 
 
 @settings(max_examples=30, deadline=None)
@@ -196,4 +202,65 @@ def test_curves_tell_apart_kinds_that_return_and_kinds_that_do_not() -> None:
     curves.learn((1, False, 0), 600.0, False, 1000)
     curves.learn((3, False, 0), 50.0, True, 1000)
     curves.refresh({})
-    assert curves.worth((3, False, 0))[0] > 3 * curves.worth((1, False, 0))[0]
+    assert curves.worth[3, False, 0][0] > 3 * curves.worth[1, False, 0][0]
+
+
+def test_curves_handed_over_spare_the_learning() -> None:
+    taught, fresh = LeastReuse(80), LeastReuse(80)
+    hit_rate(taught, 80, mix(2000))
+    fresh.adopt(taught.curves(2000.0), 0.0)
+    start = mix(400)
+    assert hit_rate(fresh, 80, start) > hit_rate(LeastReuse(80), 80, start) + 0.02
+
+
+def test_curves_of_another_form_are_refused() -> None:
+    eviction = LeastReuse(8)
+    with pytest.raises(ValueError, match="age steps"):
+        eviction.adopt([Spells((1, False, 0), (1.0,), (1.0,))], 0.0)
+
+
+def test_recency_is_followed_where_it_finds_more_and_reuse_is_tried_again() -> None:
+    duel = Duel(64)
+
+    def followed(found: bool) -> list[bool]:
+        answers = []
+        for _ in range(40):
+            duel.used(range(60), found)
+            answers.append(duel.recent)
+        return answers
+
+    assert not any(followed(True)), "both find everything"
+    answers = followed(False)
+    assert any(answers), "a cache by recency would have found all of it"
+    assert not all(answers[answers.index(True) :]), "reuse gets another chance"
+    assert not followed(True)[-1]
+
+
+def test_reuse_is_followed_where_it_finds_more() -> None:
+    duel = Duel(64)
+    for first in range(0, 100_000, 64):
+        duel.used(range(first, first + 64), True)
+        assert not duel.recent
+
+
+def test_requests_that_return_at_random_cost_no_more_than_a_point() -> None:
+    """Nothing is to be learned here but recency: every prompt returns as likely, after as long."""
+
+    def found(eviction: str) -> float:
+        random, due, blocks, total, now = Random(5), list[tuple[float, int, int]](), 0, 0, 0.0
+        pool = BlockPool(600, 1, eviction=make_eviction(eviction, 600), clock=lambda: now)
+        for number in range(4000):
+            now = float(number)
+            first, turn = heappop(due)[1:] if due and due[0][0] <= number else (number, 0)
+            if random.random() < 0.7:
+                heappush(due, (number + 1 + random.expovariate(1 / 100), first, turn + 1))
+            prompt = pack_tokens([first, *range(5 + 3 * turn), 0])
+            table = pool.open(Namespace("m"), prompt)
+            assert pool.grow(table, 7 + 3 * turn)
+            blocks, total = blocks + table.stored, total + 7 + 3 * turn
+            pool.store(table, prompt, 6 + 3 * turn)
+            pool.release(table)
+            pool.drain()
+        return blocks / total
+
+    assert found("reuse") > found("lru") - 0.01 > 0.1

@@ -1,0 +1,1 @@
+"""Comparing: the same schedule against several servers, and recorded decisions under other policies."""

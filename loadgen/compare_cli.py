@@ -1,0 +1,185 @@
+"""`radixgate bench compare`: the same schedule asked of several servers or policies, in turns, and how they differ.
+
+Owns the command line, and what is written where. Must never lose a run that has finished: a comparison that is ended
+early reports those it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import uvloop
+from rich.console import Console
+from rich.text import Text
+
+from loadgen.compare.reporting import comparison_of, shown_run
+from loadgen.compare.rounds import Finished, Rounds, Rules
+from loadgen.compare.schema import ComparisonReport
+from loadgen.compare.sides import FORMS, SideSpec, parse_sides
+from loadgen.compare.terminal import in_short, table
+from loadgen.fleet import FleetParameters
+from loadgen.processes import ChildFailed
+from loadgen.reports.html import write_html
+from loadgen.reports.schema import RunReport, to_json
+from loadgen.reports.terminal import warnings
+from loadgen.runs.asked import Asked
+from loadgen.runs.command import FORMS as PLACEHOLDERS
+from loadgen.runs.command import BadCommand
+from loadgen.runs.live import Live
+from loadgen.runs.options import Measure, fleet_options, measure_options, plan_options
+from loadgen.runs.probe import StandFailed
+from loadgen.runs.ready import allow_many_connections, make_room, read_headers
+
+PRINTED_WIDTH = 160
+OUTPUT = click.Path(dir_okay=False, path_type=Path)
+
+
+def _sides(context: click.Context, argument: click.Parameter, texts: Sequence[str]) -> tuple[SideSpec, ...]:
+    try:
+        return parse_sides(texts)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from None
+
+
+@click.command(
+    context_settings={"max_content_width": 110},
+    epilog=f"A side is {FORMS}. Of a command's placeholders, {PLACEHOLDERS}. A schedule of its own for each repetition "
+    "needs servers that did not see the last: see --vary-seed.",
+)
+@click.argument("sides", nargs=-1, required=True, metavar="A B ...", callback=_sides)
+@click.option(
+    "--repetitions",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="Runs of each side, in turns; from three on, intervals are over repetitions.",
+)
+@click.option(
+    "--vary-seed", is_flag=True, help="A schedule of its own for each repetition: --seed, and those after it."
+)
+@click.option("--model", default="", help="What to ask URLs for.  [the one each serves]")
+@click.option(
+    "--header", "headers", multiple=True, metavar="NAME: VALUE", callback=read_headers, help="Goes to URLs, every time."
+)
+@fleet_options
+@plan_options
+@measure_options
+@click.option("--json", "json_file", type=OUTPUT, help="Write the comparison and the report of each run here.")
+@click.option("--html", "html_file", type=OUTPUT, help="Write a report with plots here, one file.")
+def compare(
+    sides: tuple[SideSpec, ...],
+    repetitions: int,
+    vary_seed: bool,
+    model: str,
+    headers: dict[str, str],
+    fleet: FleetParameters,
+    asked: Asked,
+    measure: Measure,
+    json_file: Path | None,
+    html_file: Path | None,
+) -> None:
+    """Ask the same schedule of every side, in turns, and report how each differs from the first, with intervals.
+
+    \b
+    radixgate bench compare kv least_load --workload rag --arrivals poisson:4 --duration 30
+    radixgate bench compare kv 'other=!some-router --port {port} --backends {replicas}' --html report.html
+    radixgate bench compare old=http://127.0.0.1:8000 new=http://127.0.0.1:8001 --vary-seed
+
+    Policies and commands get a new fleet of simulated replicas, with empty caches, for each run. Exits with 1 when a
+    request failed, a run is not valid, or runs are missing.
+    """
+    for path in filter(None, (json_file, html_file)):
+        make_room(path)
+    allow_many_connections()
+    rules = Rules(asked, fleet, measure, repetitions, vary_seed, model, headers)
+    asked.plan()  # what cannot be planned is better said at once
+    console = Console()
+    console = console if console.is_terminal else Console(width=PRINTED_WIDTH)
+    rounds, ended_by = _run(sides, rules, console)
+    comparison = comparison_of(rounds, sides, rules)
+    if comparison is None:
+        click.echo(f"No repetition of all sides has finished: {rounds.interrupted}", err=True)
+        raise SystemExit(128 + ended_by if ended_by else 1)
+    _write(comparison, rounds, json_file, html_file)
+    _conclude(comparison, ended_by, console)
+
+
+def _run(sides: Sequence[SideSpec], rules: Rules, console: Console) -> tuple[Rounds, int | None]:
+    """What was run, and the signal that ended it early, if one did."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+            return loop.run(_attended(sides, rules, console))
+    except (ChildFailed, StandFailed) as error:
+        raise click.ClickException(str(error)) from None
+    except BadCommand as error:
+        raise click.UsageError(f"{error}.") from None
+    except ValueError as error:  # an event that a side cannot have, a URL or a header that is none
+        raise click.UsageError(f"{error}.") from None
+    except asyncio.CancelledError:
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+async def _attended(sides: Sequence[SideSpec], rules: Rules, console: Console) -> tuple[Rounds, int | None]:
+    """The first SIGINT or SIGTERM ends the comparison, so that it can be reported; another one, everything."""
+    task = asyncio.current_task()
+    assert task is not None
+    heard: list[int] = []
+    with Live(console) as live:
+        rounds = Rounds(sides, rules, live, lambda name, run: _say_finished(console, name, run))
+
+        def hear(number: int) -> None:
+            if heard:
+                task.cancel()
+            else:
+                rounds.stop(signal.Signals(number).name)
+            heard.append(number)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, hear, number)
+        await rounds.run()
+    return rounds, heard[0] if heard else None
+
+
+def _say_finished(console: Console, name: str, run: Finished) -> None:
+    console.print(Text(f"{name}: {in_short(run.repetition, run.report)}"))
+
+
+def _write(comparison: ComparisonReport, rounds: Rounds, json_file: Path | None, html_file: Path | None) -> None:
+    try:
+        if json_file is not None:
+            json_file.write_bytes(to_json(comparison))
+        if html_file is not None:
+            shown = {name: shown_run(runs) for name, runs in rounds.finished.items()}
+            reports = {name: run.report for name, run in shown.items()}
+            write_html(html_file, reports, {name: run.records for name, run in shown.items()}, comparison)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {error.filename}: {error.strerror}.") from None
+
+
+def _conclude(comparison: ComparisonReport, ended_by: int | None, console: Console) -> None:
+    """The table, and what a reader must know; exits with 1 where the figures are not to be trusted as they are."""
+    console.print(table(comparison))
+    reports = runs_of(comparison)
+    lines = [*warnings(reports), *(f"Note: {note}." for note in comparison.notes)]
+    if comparison.interrupted:
+        done, asked = comparison.repetitions_done, comparison.repetitions_asked
+        lines.append(f"Ended early, after {done} of {asked} repetitions: {comparison.interrupted}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if ended_by is not None:
+        raise SystemExit(128 + ended_by)
+    wrong = any(
+        report.figures.errors or not report.validity.valid or any(event.error for event in report.events)
+        for report in reports.values()
+    )
+    if wrong or comparison.interrupted:
+        raise SystemExit(1)
+
+
+def runs_of(comparison: ComparisonReport) -> dict[str, RunReport]:
+    """Every run's report, by its side and its number from 1."""
+    return {f"{side.name} #{run.number + 1}": run.report for side in comparison.sides for run in side.repetitions}

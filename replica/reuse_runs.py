@@ -1,0 +1,40 @@
+"""What eviction by reuse remembers of each use: the run of blocks that a table let go of, and what a table found.
+
+Owns the form of both. Must never decide anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from replica.reuse_curves import Kind
+
+
+class Run:
+    """Blocks of one path last used at once: all have the same age and kind. `at_risk` of them, ghosts included, wait
+    for a hit. `blocks` may hold some that left at the root's end; `place` is its position among the candidates."""
+
+    __slots__ = ("at_risk", "blocks", "gone", "kind", "place", "since")
+
+    def __init__(self, blocks: list[int], kind: Kind, since: float) -> None:
+        self.blocks = blocks
+        self.kind = kind
+        self.since = since
+        self.at_risk = len(blocks)
+        self.gone = 0
+        self.place = -1
+
+
+class Visit:
+    """One table's way through the pool: the blocks it `found`, the runs they `left` and how many of each, whether it
+    got its room and `ran`, the turns of its conversation so far, and the gap since the last one.
+    """
+
+    __slots__ = ("found", "gap_s", "left", "ran", "turn")
+
+    def __init__(self) -> None:
+        self.turn = 1
+        self.gap_s: float | None = None
+        self.left: list[tuple[Run, int]] = []
+        self.ran = False
+        self.found: Sequence[int] = ()
