@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from loadgen.compare_cli import compare
+from loadgen.export_cli import export
 from loadgen.grid_cli import grid
 from loadgen.replay_cli import replay
 from loadgen.run_cli import run
@@ -22,5 +23,6 @@ def bench() -> None:
 bench.add_command(run)
 bench.add_command(compare)
 bench.add_command(replay)
+bench.add_command(export)
 bench.add_command(simulate)
 bench.add_command(grid)

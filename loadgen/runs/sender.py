@@ -18,7 +18,7 @@ from loadgen.answer import REQUEST_ID_HEADER, Answer
 from loadgen.plans.plan import Session
 from loadgen.records import Record
 from loadgen.runs.target import Target
-from loadgen.runs.wire import CannotConnect, Connection, Origin
+from loadgen.runs.wire import CannotConnect, Connection, Origin, header_lines
 
 # A request's body is made up to this long before it is due: making many long ones at once would send them late.
 AHEAD_S = 2.0
@@ -51,7 +51,7 @@ class Request(NamedTuple):
 class Sender:
     """`session_header`, when given, is the name of a header that tells the server which requests belong together.
 
-    Raises ValueError for a URL or a header of the target that is none.
+    Raises ValueError for a URL or a header that is none.
     """
 
     def __init__(
@@ -65,9 +65,10 @@ class Sender:
         self._prompts = prompts
         self._on_record = on_record
         self._session_header = session_header
+        header_lines({session_header: ""} if session_header else {})
         self._origins = [Origin(url, prompts.path, target.headers, self.now) for url in target.urls]
         self._turns = cycle(self._origins)
-        self._every = {"model": target.model, "stream": True, "stream_options": {"include_usage": True}}
+        self._every = every_body(target.model)
         self._making = asyncio.Lock()
         self._began = time.monotonic()
 
@@ -145,6 +146,11 @@ class Sender:
             return None
 
 
+def every_body(model: str) -> dict[str, Any]:
+    """The fields that every request has."""
+    return {"model": model, "stream": True, "stream_options": {"include_usage": True}}
+
+
 def _record(request: Request, due: float, sent: float, end: float, answer: Answer) -> Record:
     return Record(
         session=request.number,
@@ -164,4 +170,5 @@ def _record(request: Request, due: float, sent: float, end: float, answer: Answe
         group=request.session.group,
         planned_prompt_tokens=request.prompt_tokens,
         planned_output_tokens=request.session.turns[request.turn].output_tokens,
+        reports_cached=answer.reports_cached,
     )
