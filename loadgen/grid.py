@@ -46,7 +46,8 @@ class CellFailed(RuntimeError):
 def cells(
     traces: Sequence[Path], capacities: Sequence[int], replicas: Sequence[int], rate_scales: Sequence[float]
 ) -> list[Cell]:
-    return [Cell(*parts) for parts in product(traces, capacities, replicas, rate_scales)]
+    """Each once."""
+    return list(dict.fromkeys(Cell(*parts) for parts in product(traces, capacities, replicas, rate_scales)))
 
 
 def simulate(cell: Cell, shared: Sequence[str], directory: Path) -> SimulationReport:

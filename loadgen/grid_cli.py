@@ -53,8 +53,13 @@ def grid(
     Each cell of the table says: mean TTFT / p99, in seconds · hit rate; below it, where replicas decode: mean TPOT and
     the share of requests that met the SLO.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     listed = cells(traces, capacities, replicas, rate_scales)
+    if len({cell.file(shared) for cell in listed}) < len(listed):
+        raise click.UsageError(
+            "two simulations would share a file: --trace names must differ before their first dot, and --rate-scale in "
+            "its first six digits; rename a trace, or simulate it into another --out"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
     results = []
     try:
         with Progress(console=Console(stderr=True)) as progress:

@@ -24,6 +24,7 @@ from replica.blocks import BlockPool
 from replica.reuse import DEFAULT_EVICTION, make_eviction
 from replica.scheduler import NeverFits, SchedulerLimits
 from replica.simulated import TimingModel
+from scoring.answers import TYPICAL_TOKENS
 from scoring.ledger import Booking
 from scoring.policies import Policy
 
@@ -100,15 +101,18 @@ class Member(Listener):
         self.channel = EventChannel(clock, name, pool, self.seat.feed, setup.line, rng)
         self.replica = _replica(setup, clock, name, pool, self)
         self._clock = clock
+        self._answer_times = fleet.router.answer_times
 
     def first_token(self, job: Job, cached_tokens: int) -> None:
         if job.first_token_s is None:
             job.first_token_s = self._clock.now
             job.cached_tokens = cached_tokens
-        self.bookings[job].first_byte(self._clock.now)
+        self.bookings[job].first_byte(self._clock.now, cached_tokens=cached_tokens)
 
     def finished(self, job: Job) -> None:
         job.finished_s = self._clock.now
+        assert job.first_token_s is not None
+        self._answer_times.observe(TYPICAL_TOKENS, job.finished_s - job.first_token_s)
         self.bookings.pop(job).release(self._clock.now)
 
     def stepped(self) -> None:

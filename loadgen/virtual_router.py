@@ -16,6 +16,7 @@ from radix.feed import ReplicaFeed
 from radix.index import PrefixIndex
 from radix.predicted import PredictedResidency
 from router.residency import HINT_BLOCKS, HINT_TTL_S
+from scoring.answers import TYPICAL_TOKENS, AnswerTimes
 from scoring.calibration import Calibration
 from scoring.decision import Query
 from scoring.ledger import Booking, ReplicaLoad
@@ -48,6 +49,7 @@ class VirtualRouter:
         self._index.on_removed = self._on_removed
         self._hints = PredictedResidency(capacity_blocks=HINT_BLOCKS, ttl_s=HINT_TTL_S)
         self._hinted: dict[int, int] = {}  # by the index's id
+        self.answer_times = AnswerTimes()
         self._calibration = Calibration()
 
     def join(self, name: str, capacity_tokens: int) -> Seat:
@@ -63,12 +65,12 @@ class VirtualRouter:
         """The replica gets no more requests; those it has go on."""
         if seat in self.seats:
             self.seats.remove(seat)
+            self._calibration.detach(seat.load)
 
     def leave(self, seat: Seat) -> None:
         """The replica is gone, and all that it held."""
         self.close(seat)
         seat.feed.close()
-        self._calibration.detach(seat.load)
         self._hints.retire_replica(seat.hinted)
         while self._index.sweep(SWEEP_RUNS):
             pass
@@ -80,7 +82,10 @@ class VirtualRouter:
         most = ask.prompt_tokens - 1
         overlaps = [min(count * self._block_tokens, most) for count in blocks]
         now = self._clock.now
-        query = Query(ask.prompt_tokens, ask.output_tokens, prefix=ask.keys[:2][-1] if ask.keys else 0, now=now)
+        prefix = ask.keys[:2][-1] if ask.keys else 0
+        # How long an answer will be, nobody tells a router.
+        answer_s = self.answer_times.predict(TYPICAL_TOKENS)
+        query = Query(ask.prompt_tokens, TYPICAL_TOKENS, prefix=prefix, now=now, answer_s=answer_s)
         chosen = self.policy.choose(query, [seat.load for seat in seats], overlaps).index
         seat = seats[chosen]
         booking = seat.load.book(ask.prompt_tokens, ask.prompt_tokens - overlaps[chosen], now)

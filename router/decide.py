@@ -97,6 +97,7 @@ class Decider:
             query.output_tokens,
             query.prefix,
             query.streamed,
+            query.answer_s,
         )
         booking = chosen.load.book(tokens, tokens - overlap, now, streamed=query.streamed)
         self._residency.routed(chosen, keys, exact, now)

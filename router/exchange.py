@@ -198,7 +198,8 @@ class Exchange:
         """Of a stream, the body's, not the head's: some engines send that before they have computed anything."""
         now = perf_counter()
         if self._booking is not None:
-            self._booking.first_byte(now)
+            # An answer that is no stream may have come whole.
+            self._booking.first_byte(now, teaches=self._event_stream, cached_tokens=self._cached_tokens)
         ttft = now - self._started
         telemetry = self._carrier.telemetry
         telemetry.ttft.add(ttft)
@@ -372,6 +373,8 @@ class Exchange:
             receipt.status = status
             receipt.outcome = outcome
             receipt.duration_s = duration
+            if self._event_stream and outcome == "answered" and status == 200 and receipt.ttft_s is not None:
+                self._carrier.answer_times.observe(receipt.output_tokens, duration - receipt.ttft_s)
 
     def _extra_lines(self, closes: bool) -> bytes:
         assert self._replica is not None

@@ -28,14 +28,13 @@ from router.readers import PromptReaders
 from router.request import Request
 from router.routes import InferenceRoute, PlainRoute, pool_of
 from router.telemetry import Telemetry
+from scoring.answers import TYPICAL_TOKENS, AnswerTimes
 from scoring.by_load import LeastLoad
 from scoring.decision import Query
 
 INFERENCE = {CHAT.encode(): CHAT, COMPLETIONS.encode(): COMPLETIONS}
 MODELS = b"/v1/models"
 HEALTH = b"/health"
-# Output length of a request that does not bound it, tokens.
-TYPICAL_OUTPUT = 256
 LONGEST_OUTPUT = 32_768
 SAFE_METHODS = (b"GET", b"HEAD", b"OPTIONS")
 
@@ -70,6 +69,7 @@ class Gateway:
         self.attempts = attempts
         self.response_timeout_s = response_timeout_s
         self.draining = False
+        self.answer_times = AnswerTimes()
         self._decider = decider
         self._readers = readers
         self._clock = clock
@@ -130,7 +130,7 @@ class Gateway:
 
     def _route(self, request: Request, exchange: Exchange, ask: Ask, path: str, prompt: PromptKeys) -> InferenceRoute:
         self.telemetry.modes[prompt.mode] += 1
-        output = ask.max_completion_tokens or ask.max_tokens or TYPICAL_OUTPUT
+        output = ask.max_completion_tokens or ask.max_tokens or TYPICAL_TOKENS
         output = min(max(output, 1), LONGEST_OUTPUT)  # whether the number makes sense is the replica's to say
         session = request.session or ask.session or ""
         keys = prompt.keys
@@ -139,7 +139,15 @@ class Gateway:
             self.fleet,
             self._decider,
             prompt,
-            Query(prompt.tokens, output, session, prefix, self._clock(), bool(ask.stream)),
+            Query(
+                prompt.tokens,
+                output,
+                session,
+                prefix,
+                self._clock(),
+                bool(ask.stream),
+                self.answer_times.predict(output),
+            ),
             exchange.request_id,
             ask.model,
             path,

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from router.fleet import Fleet, Replica
 from router.telemetry import Telemetry
+from scoring.answers import AnswerTimes
 from scoring.decision import Receipt
 from scoring.ledger import Booking
 
@@ -47,6 +48,7 @@ class Carrier(Protocol):
 
     fleet: Fleet
     telemetry: Telemetry
+    answer_times: AnswerTimes
     attempts: int
     response_timeout_s: float
 

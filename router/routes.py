@@ -57,7 +57,7 @@ class InferenceRoute(msgspec.Struct):
     def choose(self, tried: frozenset[Replica]) -> Decision:
         candidates, names = candidates_of(pool_of(self.fleet, self.model), tried)
         query, now = self.query, self.clock()
-        if tried:
+        if now != query.now:  # another attempt: the first may have taken long to fail
             query = msgspec.structs.replace(query, now=now)
         return self.decider.decide(candidates, names, self.prompt, query, self.request_id, self.model, self.path, now)
 

@@ -4,7 +4,7 @@ Owns the estimate of the queue's progress. The ledger counts a prompt in full un
 has been computing for a while is further than that. Without it, a long prompt nearly done weighs like one just begun.
 
     expected = queued tokens · seconds per token
-    elapsed  = time since the queue last moved: since it was empty, or since tokens left it
+    elapsed  = time since the queue last moved: since it was empty, or since a prompt in it was done
     progress = min(elapsed, 2 · expected / requests waiting)
     wait     = expected - progress;  at least elapsed - expected, once it is overdue
 

@@ -145,7 +145,9 @@ class Calibration:
     def forget(self, replica: str) -> None:
         """It left, or started anew."""
         self._replicas.pop(replica, None)
-        self._loads.pop(replica, None)
+        load = self._loads.pop(replica, None)
+        if load is not None:
+            load.taught = None  # what is still open there says nothing of the next of its name
 
     def fleet(self, besides: str = "") -> Learned:
         """The median of the replicas of which enough is known; the prior while there is none."""

@@ -5,7 +5,7 @@ Owns the formula of the `kv` policy and its weights.
     prefill(q, r) = uncached(q, r) · seconds_per_token(r) · (1 + slowdown(r) · decoding(r))
     ttft(q, r)    = wait(r) + prefill(q, r)                             (wait: backlog.py; rates: calibration.py)
     harm(q, r)    = (miss + queue · least waiting + own_queue · waiting(r)) · uncached(q, r) · seconds_per_token
-                  + decoding(r) · (interference · prefill(q, r) + stream_cost · output(q)) + pressure(q, r)
+                  + decoding(r) · (interference · prefill(q, r) + stream_share · answer(q)) + pressure(q, r)
     cost          = ttft + harm
 
 What a miss does to others, beyond its own time: its blocks push somebody else's out of the cache (`miss`), and whoever
@@ -20,8 +20,11 @@ pays once. Otherwise one that joins an unhurried fleet would stay cold for ever,
 happened to get it first.
 
 Every decoding stream waits while q's prefill takes its share of the steps, and each of its tokens takes a little
-longer for one more stream in the batch. A replica whose KV cache would not hold its open requests preempts:
-`pressure` is the time to compute the overflow again.
+longer for one more stream in the batch, for as long as that lasts (answers.py predicts it). A replica whose KV cache
+would not hold its open requests preempts: `pressure` is the time to compute the overflow again.
+
+Not in it: the constant part of a replica's TTFT (`overhead_s`), which is learned lest it pass for slowness. Within a
+cluster it differs by less than its estimates scatter.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ OPEN_REQUEST_S = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Of the parts of the cost. `most_waiting` bounds what a queue adds: beyond it, everybody waits anyway."""
+    """Of the parts of the cost. `most_waiting` bounds the least queue: beyond it, everybody waits anyway."""
 
     miss: float = 1.0
     queue: float = 2.0
@@ -47,7 +50,7 @@ class Weights:
     most_waiting: int = 16
     common_s: float = 1.0
     interference: float = 0.2
-    stream_cost_s: float = 0.0001
+    stream_share: float = 0.007  # of a step of some 15 ms, a stream's part is about 0.1 ms
 
 
 def costs_s(query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int], weights: Weights) -> list[float]:
@@ -63,7 +66,7 @@ def costs_s(query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int],
     own_queue_s, interference = mean_pace * weights.own_queue, weights.interference
     common = sorted(overlaps)[(count - 1) // 2]
     most_common = int(weights.common_s / mean_pace)
-    stream_s = weights.stream_cost_s * query.output_tokens
+    stream_s = weights.stream_share * query.answer_s
     costs = []
     for load, overlap, waiting, pace in zip(loads, overlaps, queues, paces, strict=True):
         if overlap < common:
@@ -79,6 +82,8 @@ def costs_s(query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int],
             seconds += decoding * (uncached * pace * interference + stream_s)
         if waiting:
             expected, elapsed = load.queued_tokens * pace, now - load.moved_at
+            if expected <= 0.0 or elapsed < 0.0:
+                elapsed = 0.0
             head = HEAD_TO_MEAN * expected / waiting if waiting > HEAD_TO_MEAN else expected
             left, late = expected - (elapsed if elapsed < head else head), elapsed - expected
             seconds += (left if left > late else late) + own_queue_s * waiting * uncached

@@ -11,7 +11,8 @@ import msgspec
 class Query(msgspec.Struct, frozen=True, gc=False):
     """What a policy may know of a request. `session` is empty when the request names none. `prefix` is the key of the
     prompt's first two blocks (of the first, if it has one only), unsigned 64-bit; 0 when it has none. `now` is the
-    time on the ledger's clock. Of an answer that is not `streamed`, the first byte comes with the last.
+    time on the ledger's clock. Of an answer that is not `streamed`, the first byte comes with the last. `output_tokens`
+    is what the request allows; `answer_s` how long its answer will probably decode.
     """
 
     prompt_tokens: int
@@ -20,6 +21,7 @@ class Query(msgspec.Struct, frozen=True, gc=False):
     prefix: int = 0
     now: float = 0.0
     streamed: bool = True
+    answer_s: float = 0.0
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
@@ -35,8 +37,8 @@ class Choice(msgspec.Struct, frozen=True, gc=False):
 class Receipt(msgspec.Struct, omit_defaults=True):
     """One routed request. Tokens are counts, times are seconds; `at` is Unix time. Lists run parallel to
     `candidates`; `loads` holds uncached tokens queued, requests without a first byte, requests decoding.
-    `output_tokens`, `prefix` and `streamed` are the query's, so that another policy can be asked afterwards. The
-    session is left out: it may say who asked.
+    `output_tokens`, `prefix`, `streamed` and `answer_s` are the query's, so that another policy can be asked
+    afterwards. The session is left out: it may say who asked.
     """
 
     request_id: str
@@ -55,6 +57,7 @@ class Receipt(msgspec.Struct, omit_defaults=True):
     output_tokens: int = 0
     prefix: int = 0
     streamed: bool = True
+    answer_s: float = 0.0
     attempts: int = 1
     # What really happened.
     status: int | None = None

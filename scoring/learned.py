@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """One replica's rates. `slowdown` is a share per decoding stream; `receipts` is how many the estimate rests on."""
+    """One replica's rates. `slowdown` is a share per decoding stream; `receipts` is how many were ever seen of it."""
 
     seconds_per_token: float = 1.0 / 8000.0
     slowdown: float = 0.0

@@ -5,7 +5,8 @@ repeated call changes nothing, so a request that fails, is cancelled and ends at
 Must never do I/O or read a clock: the time is handed in (seconds; a little out of order does no harm).
 
 The first byte of an answer that is not streamed comes with its last. Such a booking is taken to have been prefilled
-when that was to be expected; from then on it counts as decoding, and nothing is learned from it.
+when that was to be expected; from then on it counts as decoding, and nothing is learned from it. A request without
+tokens to compute is open like any other, but no part of the queue: it neither moves that nor teaches.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ class ReplicaLoad(msgspec.Struct):
 
     `queued_tokens`: uncached prompt tokens of requests without a first byte. `context_tokens`: prompt tokens of all
     open requests, what they hold of the KV cache at least. `capacity_tokens`: the KV cache's size, 0 when unknown.
-    `moved_at`: when the queue last got shorter, or began. `learned`: what the replica can do. `silent`: bookings whose
+    `moved_at`: when the queue last moved on, or began. `learned`: what the replica can do. `silent`: bookings whose
     first byte will not be seen, by the time when it is expected.
     `changed` hears of every step of a booking made here, once the sums are right; the open requests of other routers,
-    which shared_loads.py adds to the same sums, are not told to it. `taught` hears of every first byte that was seen.
+    which shared_loads.py adds to the same sums, are not told to it. `taught` hears of every first byte that says how
+    long the prefill took.
     """
 
     name: str
@@ -73,8 +75,9 @@ class ReplicaLoad(msgspec.Struct):
         work_tokens = uncached_tokens
         if self.queued_tokens:
             pace = learned.seconds_per_token * (1.0 + learned.slowdown * decoding)
-            work_tokens += int(wait_s(self.queued_tokens * pace, self.waiting, now - self.moved_at) / pace)
-        else:
+            left = int(wait_s(self.queued_tokens * pace, self.waiting, now - self.moved_at) / pace)
+            work_tokens += min(left, self.queued_tokens)  # it may take longer, but is no more work
+        elif uncached_tokens:
             self.moved_at = now
         self.waiting += 1
         self.queued_tokens += uncached_tokens
@@ -91,7 +94,8 @@ class ReplicaLoad(msgspec.Struct):
         """Count on what must have been prefilled by now, unseen."""
         silent = self.silent
         while silent and (silent[0].silent_until <= now or silent[0].stage is not WAITING):
-            silent.popleft().first_byte(now)
+            booking = silent.popleft()
+            booking.first_byte(max(booking.silent_until, self.moved_at))
 
 
 class Stage(enum.IntEnum):
@@ -117,8 +121,10 @@ class Booking(msgspec.Struct):
     silent_until: float = 0.0
     stage: Stage = WAITING
 
-    def first_byte(self, now: float = 0.0) -> None:
-        """The prefill is over; the request decodes from here on."""
+    def first_byte(self, now: float = 0.0, *, teaches: bool = True, cached_tokens: int | None = None) -> None:
+        """The prefill is over; the request decodes from here on. `teaches`: and has only just ended. `cached_tokens`:
+        what the replica really found of the prompt, where it says so.
+        """
         if self.stage is not WAITING:
             return
         self.stage = DECODING
@@ -126,9 +132,13 @@ class Booking(msgspec.Struct):
         load.waiting -= 1
         load.decoding += 1
         load.queued_tokens -= self.uncached_tokens
-        load.moved_at = now
-        if load.taught is not None and not self.silent_until:
-            load.taught(load, FirstByte(self.work_tokens, self.decoding, now - self.booked_at, now))
+        if self.uncached_tokens:
+            load.moved_at = now
+            if teaches and load.taught is not None and not self.silent_until:
+                work_tokens = self.work_tokens
+                if cached_tokens is not None:
+                    work_tokens += self.prompt_tokens - cached_tokens - self.uncached_tokens
+                load.taught(load, FirstByte(work_tokens, self.decoding, now - self.booked_at, now))
         if load.changed is not None:
             load.changed(load)
 
@@ -137,8 +147,7 @@ class Booking(msgspec.Struct):
         load = self.load
         if self.stage is WAITING:
             load.waiting -= 1
-            load.queued_tokens -= self.uncached_tokens
-            load.moved_at = now
+            load.queued_tokens -= self.uncached_tokens  # that is no progress: `moved_at` stays
         elif self.stage is DECODING:
             load.decoding -= 1
         else:

@@ -123,6 +123,7 @@ class SharedLoads:
             said = sender.said.get((load.name, epoch))
             if said is not None:
                 merged.shift(said.totals, 1)
+                load.moved_at = max(load.moved_at, sender.heard_at)  # or their queue would seem to stand since time 0
         load.changed = self._on_change
         self._on_change(load)
 

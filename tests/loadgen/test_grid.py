@@ -41,3 +41,16 @@ def test_a_cell_that_fails_says_its_command(tmp_path: Path) -> None:
     assert "radixgate bench simulate" in ran.output
     assert "--capacity-tokens 600 is too small" in ran.output
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_two_cells_never_share_a_file_and_each_is_simulated_once(tmp_path: Path) -> None:
+    shared = ("--", "--policy", "least_load", "--prefill-only")
+    ran = grid(tmp_path / "twice", "--replicas", "1", "--replicas", "1", *shared)
+    assert ran.exit_code == 0, ran.output
+    assert len([line for line in ran.output.splitlines() if line.startswith("| 1M")]) == 1
+    other = tmp_path / EXCERPT.name
+    other.write_bytes(EXCERPT.read_bytes())
+    ran = grid(tmp_path / "out", "--trace", str(other), "--replicas", "1", *shared)
+    assert ran.exit_code == 2
+    assert "--trace" in ran.output
+    assert not (tmp_path / "out").exists()

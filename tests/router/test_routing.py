@@ -11,6 +11,7 @@ from router.fleet import Address, Fleet, Replica
 from router.outbox import Outbox
 from router.prompt import PromptKeys
 from router.residency import Residency
+from router.routes import InferenceRoute
 from router.telemetry import Telemetry
 from router.truth import LocalTruth
 from router.upstream import ConnectionPool
@@ -152,3 +153,12 @@ def test_a_request_that_failed_takes_back_only_what_it_brought() -> None:
     assert longer.receipt.overlap_tokens == [20 * 16]
     longer.unplaced()
     assert setting.decide([*known, 30, 31], mode="text", now=3.0).receipt.overlap_tokens == [20 * 16]
+
+
+def test_an_attempt_is_decided_by_what_is_known_then_not_when_the_request_came() -> None:
+    setting = Setting(silent=2)
+    setting.replica("r0").load.book(1000, 1000, 5.0)  # a minute later, nothing has come of it
+    setting.replica("r1").load.book(2000, 2000, 64.95)
+    prompt, asked = PromptKeys([], 1000, 16, "none"), Query(1000, 1, now=5.0)
+    route = InferenceRoute(setting.fleet, setting.decider, prompt, asked, "id", "m", "/v1/completions", lambda: 65.0)
+    assert route.choose(frozenset()).replica.name == "r1"

@@ -95,3 +95,48 @@ def test_an_answer_that_is_not_streamed_leaves_the_queue_when_that_was_to_be_exp
     load.settle(40.0)
     assert not load.silent
     assert not lessons
+
+
+def test_a_queue_of_answers_that_are_not_streamed_goes_on_while_nobody_looks() -> None:
+    load = replica()
+    load.book(4000, 4000, 10.0, streamed=False)
+    load.book(1000, 1000, 11.0, streamed=False)
+    load.settle(14.5)
+    assert (load.waiting, load.decoding) == (1, 1)
+    assert load.wait_s(14.5) == pytest.approx(0.5)
+
+
+def test_a_request_with_nothing_to_compute_is_open_but_no_part_of_the_queue() -> None:
+    load, lessons = replica(), []
+    load.taught = lambda _, first: lessons.append(first)
+    load.book(0, 0)
+    assert load.waiting == 1
+    assert load.wait_s(1e6) == 0.0
+    load.book(4000, 4000, 10.0)
+    load.book(0, 0).first_byte(12.0)
+    load.book(0, 0).release(12.5)
+    assert load.wait_s(13.0) == pytest.approx(1.0)
+    assert not lessons
+
+
+def test_what_the_replica_really_found_cached_corrects_the_lesson() -> None:
+    load, lessons = replica(), []
+    load.taught = lambda _, first: lessons.append(first)
+    load.book(5000, 5000, 10.0).first_byte(11.0, cached_tokens=4000)
+    assert [lesson.work_tokens for lesson in lessons] == [1000]
+
+
+def test_the_work_before_a_request_is_no_more_than_what_is_queued_however_late_that_is() -> None:
+    load, lessons = replica(), []
+    load.taught = lambda _, first: lessons.append(first)
+    load.book(1000, 1000, 0.0)
+    load.book(500, 500, 60.0).first_byte(61.0)
+    assert [lesson.work_tokens for lesson in lessons] == [1500]
+
+
+def test_clients_that_give_up_are_no_progress() -> None:
+    load = replica()
+    bookings = [load.book(1000, 1000, 0.0) for _ in range(3)]
+    for booking in bookings[:2]:
+        booking.release(50.0)
+    assert load.wait_s(60.0) == pytest.approx(59.0)

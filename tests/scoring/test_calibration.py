@@ -192,6 +192,7 @@ def test_equal_replicas_have_equal_rates_and_a_slower_one_its_own() -> None:
     assert newcomer.learned.seconds_per_token == pytest.approx(PACE, rel=0.2)
     calibration.attach(again := ReplicaLoad("r3"))
     assert again.learned.seconds_per_token == pytest.approx(PACE, rel=0.2)  # another incarnation
-    calibration.detach(loads[3])  # late word of the old one
-    taught(calibration, again, PACE, random, now)
+    taught(calibration, loads[3], 50 * PACE, random, now)  # late word of the old one
+    calibration.detach(loads[3])
+    taught(calibration, again, PACE, random, now + 100.0)
     assert again.learned.receipts == 1

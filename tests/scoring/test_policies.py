@@ -166,15 +166,26 @@ def test_the_cost_is_the_formula() -> None:
     load.learned = Learned(1 / 1000, slowdown=0.1)
     idle = ReplicaLoad("idle")
     idle.waiting = 3
-    weights = Weights(miss=1.5, queue=0.6, own_queue=0.2, interference=0.5, stream_cost_s=0.001)
-    cost, _ = costs_s(Query(1000, 50, now=0.1), [load, idle], [300, 0], weights)
-    wait, prefill = 0.4 * 1.2 - 0.1, 0.7 * 1.2
+    weights = Weights(miss=1.5, queue=0.6, own_queue=0.2, interference=0.5, stream_share=0.01)
+    cost, _ = costs_s(Query(1000, 50, now=0.1, answer_s=5.0), [load, idle], [300, 0], weights)
     wait, prefill = 0.4 * 1.2 - 0.1, 0.7 * 1.2
     mean_pace = 2 / (1000 + 8000)
     others = 700 * mean_pace * (1.5 + 0.6 * 1 + 0.2 * 1)
     harm = 2 * (0.5 * prefill + 0.001 * 50)
     pressure = (4_500 + 1_000 - 5_000) / 1000
     assert cost == pytest.approx(wait + prefill + others + harm + pressure, abs=1e-5)
+
+
+@given(st.integers(1, 20), st.integers(0, 100_000), st.integers(0, 50), st.floats(0, 0.1), st.floats(-10, 1000))
+def test_the_wait_in_the_cost_is_the_ledgers(
+    waiting: int, queued: int, decoding: int, slowdown: float, elapsed: float
+) -> None:
+    """It is written out there."""
+    load = ReplicaLoad("r", queued_tokens=queued, waiting=waiting, decoding=decoding, moved_at=1000.0)
+    load.learned, now = Learned(1 / 1000, slowdown), 1000.0 + elapsed
+    weights = Weights(miss=0, queue=0, own_queue=0, interference=0, stream_share=0)
+    (cost,) = costs_s(Query(100, 1, now=now), [load], [0], weights)
+    assert cost == pytest.approx(load.wait_s(now) + load.learned.work_s(100, decoding), rel=1e-6, abs=1e-4)
 
 
 @pytest.mark.parametrize("module", ["policies", "kv", "by_load", "hashing", "peers", "ties", "cost", "decision"])
