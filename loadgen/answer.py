@@ -57,6 +57,7 @@ class Answer:
         self.request_id = ""
         self.prompt_tokens = 0
         self.cached_tokens = 0
+        self.reports_cached = False
         self.completion_tokens = 0
         self.done = False
         self.error: str | None = None
@@ -101,8 +102,8 @@ class Answer:
     def _count(self, usage: _Usage) -> None:
         self.prompt_tokens = usage.prompt_tokens
         self.completion_tokens = usage.completion_tokens
-        details = usage.prompt_tokens_details
-        self.cached_tokens = (details.cached_tokens or 0) if details else 0
+        cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
+        self.cached_tokens, self.reports_cached = cached or 0, cached is not None
 
 
 class EventReader:

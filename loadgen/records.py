@@ -16,8 +16,9 @@ class Record(msgspec.Struct, frozen=True):
 
     `due` is when the schedule wanted it, `sent` when it left; `token_times` holds the arrival of every chunk that
     carried text. `status` is 0 when no response came; `error` is empty exactly when the answer came whole. Token counts
-    are the server's own (0 when it reported none); `replica` is what the router named. `request_id` is what the
-    response called the request, or else what it was sent with. `planned_*` tokens are what the plan wanted, 0 where it
+    are the server's own (0 when it reported none), and `reports_cached` is whether it said how many were cached, were
+    it 0; `replica` is what the router named. `request_id` is what the response called the request, or
+    else what it was sent with. `planned_*` tokens are what the plan wanted, 0 where it
     does not say; `group` is the session's. `predicted_tokens` are those that the router believed the chosen replica to
     hold, None where no receipt tells.
     """
@@ -40,6 +41,7 @@ class Record(msgspec.Struct, frozen=True):
     planned_prompt_tokens: int = 0
     planned_output_tokens: int = 0
     predicted_tokens: int | None = None
+    reports_cached: bool = True
 
     @property
     def lag(self) -> float:

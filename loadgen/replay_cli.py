@@ -20,12 +20,15 @@ from loadgen.compare.regret import TYPICAL_OUTPUT
 from loadgen.compare.rescoring import Assumed, Prediction, Rescored, rescore
 from loadgen.compare.resimulation import Resimulated, resimulate
 from loadgen.compare.surroundings import replicas_of
+from loadgen.reports.schema import to_json
+from loadgen.runs.options import Finite
+from loadgen.runs.ready import make_room
 from scoring.learned import PRIOR, Learned
 from scoring.policies import POLICIES
 
 SCHEMA = 1
 PRINTED_WIDTH = 120
-POSITIVE = click.FloatRange(0, min_open=True)
+POSITIVE = Finite(0, min_open=True)
 
 
 class ReplayReport(msgspec.Struct, frozen=True):
@@ -95,10 +98,17 @@ def replay(
 ) -> None:
     """What-if: the decisions of a router, from its RECEIPTS, under other policies.
 
-    RECEIPTS is a file (- for standard input) with a receipt a line, or as a router's control port answers to
-    GET /receipts?limit=1024.
+    RECEIPTS is a file (- for standard input) with a receipt a line, as `bench run --receipts FILE` writes it, or as a
+    router's control port answers to GET /receipts?limit=1024.
+
+    \b
+    curl -s 'http://localhost:9400/receipts?limit=1024' > receipts.json
+    radixgate bench replay receipts.json --policy kv --policy least_load --policy like_dynamo
+    radixgate bench replay receipts.json --replicas 8 --json out.json
     """
     names = list(dict.fromkeys(policies))
+    if json_file is not None:
+        make_room(json_file)
     file = str(getattr(receipts, "name", "standard input"))
     try:
         found, notes = read_receipts(receipts.read(), file)
@@ -120,10 +130,12 @@ def replay(
         resimulated=simulated,
         notes=(*notes, *_notes(found, prefill_rate, replicas)),
     )
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     _print(report)
+    if json_file is not None:
+        try:
+            json_file.write_bytes(to_json(report))
+        except OSError as error:
+            raise click.ClickException(f"cannot write {json_file}: {error.strerror}.") from None
 
 
 def _notes(receipts: Sequence[Recorded], prefill_rate: float, replicas: int | None) -> list[str]:
@@ -153,6 +165,7 @@ def _print(report: ReplayReport) -> None:
         f"{report.receipts} decisions in {report.span_s:,.0f} s over {len(report.recorded_replicas)} replicas, "
         f"recorded under {', '.join(report.recorded_under)}",
         highlight=False,
+        markup=False,
     )
     console.print(_rescored(report.policies))
     judged = report.prediction
@@ -165,7 +178,7 @@ def _print(report: ReplayReport) -> None:
     if report.resimulated is not None:
         console.print(_resimulated(report.resimulated, report.replicas or 0))
     for note in report.notes:
-        console.print(f"Note: {note}.", highlight=False)
+        console.print(f"Note: {note}.", highlight=False, markup=False)
 
 
 def _rescored(policies: dict[str, Rescored]) -> Table:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,10 +127,11 @@ def run(
     else:
         stand = policy_stand(policy, fitting(fleet, plan), asked.seed, name=name)
     target, result, ended_by = _measured(stand, asking, console)
+    _write_raw(result, jsonl_file, receipts_file)
     wanted = measure.ideals and result.interrupted is None
-    ideals = ideals_of(plan, asking.prompts, target) if wanted else None
+    ideals = ideals_unless_interrupted(asking, target, result, console) if wanted else None
     report = report_of(target, plan, result, measure, ideals, regret_mean_s(result.receipts))
-    _write(report, result, json_file, jsonl_file, html_file, receipts_file)
+    _write(report, result, json_file, html_file)
     _conclude(report, result, ended_by, console)
 
 
@@ -172,7 +173,9 @@ async def _measure(
                 session_header=measure.session_header,
             )
             interrupts.reach(runner)
-            return stand.target, await run_once(runner, stand, measure.events, live.follow)
+            result = await run_once(runner, stand, measure.events, live.follow)
+    interrupts.done()
+    return stand.target, result
 
 
 class Interrupts:
@@ -189,6 +192,10 @@ class Interrupts:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._hear, number)
 
+    def done(self) -> None:
+        """From now on SIGINT raises KeyboardInterrupt again; uvloop would go on swallowing it after its end."""
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+
     def reach(self, runner: Runner) -> None:
         self._runner = runner
 
@@ -200,25 +207,39 @@ class Interrupts:
         self.number = number
 
 
-def _write(
-    report: RunReport,
-    result: RunResult,
-    json_file: Path | None,
-    jsonl_file: Path | None,
-    html_file: Path | None,
-    receipts_file: Path | None,
-) -> None:
+def ideals_unless_interrupted(
+    asking: Asking, target: Target, result: RunResult, console: Console
+) -> dict[str, float | None] | None:
+    """They may take a minute for a long trace: whoever does not want to wait for them still gets everything else."""
     try:
-        if json_file is not None:
-            json_file.write_bytes(to_json(report))
+        return ideals_of(asking.plan, asking.prompts, target, result.records)
+    except KeyboardInterrupt:
+        console.print("The ideal hit rates were not waited for; --no-ideals leaves them out.", highlight=False)
+        return None
+
+
+def _write_raw(result: RunResult, jsonl_file: Path | None, receipts_file: Path | None) -> None:
+    with _writing():
         if jsonl_file is not None:
             write_records(jsonl_file, result.records)
         if receipts_file is not None:
             write_receipts(receipts_file, result.receipts)
+
+
+def _write(report: RunReport, result: RunResult, json_file: Path | None, html_file: Path | None) -> None:
+    with _writing():
+        if json_file is not None:
+            json_file.write_bytes(to_json(report))
         if html_file is not None:
             write_html(html_file, {report.name: report}, {report.name: result.records})
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise click.ClickException(f"cannot write {error.filename}: {error.strerror}.") from None
+        raise click.ClickException(f"cannot write {error.filename or 'a file'}: {error.strerror}.") from None
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:

@@ -18,6 +18,7 @@ from loadgen.compare.estimates import Sessions, Statistic, estimate, estimate_ra
 from loadgen.compare.schema import Against, Better, LeftOut, PairedMetric, RunMetric
 from loadgen.compare.whole_runs import RUN_METRICS, WholeMetric
 from loadgen.records import Record
+from loadgen.reports.figures import reports_cached
 from loadgen.reports.schema import Slo
 from loadgen.reports.statistics import mean, ratio
 
@@ -25,12 +26,17 @@ Run = Sequence[Record]
 Pair = tuple[Record, Record]  # the baseline's, the side's
 
 
+def _always(run: Run) -> bool:
+    return True
+
+
 class RequestMetric(NamedTuple):
-    """Of one answered request; None leaves the pair out of this metric only."""
+    """Of one answered request; None leaves the pair out of this metric only. `known`: whether a run has it at all."""
 
     name: str
     better: Better
     of: Callable[[Record], float | None]
+    known: Callable[[Run], bool] = _always
 
 
 REQUEST_METRICS = (
@@ -38,7 +44,9 @@ REQUEST_METRICS = (
     RequestMetric("ttft_sent_s", "lower", lambda record: record.ttft_from_sending),
     RequestMetric("tpot_s", "lower", lambda record: record.tpot),
     RequestMetric("e2e_s", "lower", lambda record: record.end - record.due),
-    RequestMetric("cached_share", "higher", lambda record: ratio(record.cached_tokens, record.prompt_tokens)),
+    RequestMetric(
+        "cached_share", "higher", lambda record: ratio(record.cached_tokens, record.prompt_tokens), reports_cached
+    ),
 )
 
 
@@ -96,7 +104,8 @@ def _of_requests(metric: RequestMetric, repetitions: Sequence[Sequence[Pair]], s
     every: list[float] = []
     for pairs in repetitions:
         found: list[tuple[int, float, float]] = []
-        for baseline, side in pairs:
+        known = all(metric.known([pair[place] for pair in pairs]) for place in (0, 1))
+        for baseline, side in pairs if known else ():
             before, after = metric.of(baseline), metric.of(side)
             if before is not None and after is not None:
                 found.append((sessions.place[baseline.session], before, after))

@@ -19,8 +19,8 @@ class ReceiptsError(ValueError):
 
 class Recorded(msgspec.Struct, frozen=True):
     """What replay reads of a receipt: see scoring.decision.Receipt. A load begins with uncached tokens queued, requests
-    without a first byte, and requests decoding. `output_tokens`, `session`, `prefix` and `streamed` are not in every
-    receipt.
+    without a first byte, and requests decoding. `output_tokens`, `session`, `prefix`, `streamed` and `answer_s` are not
+    in every receipt.
     """
 
     at: float
@@ -42,6 +42,7 @@ class Recorded(msgspec.Struct, frozen=True):
     session: str = ""
     prefix: int = 0
     streamed: bool = True
+    answer_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no router writes."""

@@ -118,6 +118,7 @@ def query_of(receipt: Recorded, output_tokens: int, now: float) -> Query:
     return Query(
         prompt_tokens=receipt.prompt_tokens,
         output_tokens=receipt.output_tokens or output_tokens,
+        answer_s=receipt.answer_s,
         session=receipt.session,
         prefix=receipt.prefix,
         now=now,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 
 import msgspec
@@ -130,7 +131,7 @@ class _Fleet:
         new = [replica for name, replica in self._replicas.items() if name not in known]
         start = receipts[0].at
         for receipt in receipts:
-            self._clock.at(receipt.at - start, lambda receipt=receipt: self._arrive(receipt, new))  # type: ignore[misc]
+            self._clock.at(receipt.at - start, partial(self._arrive, receipt, new))
         self._clock.run()
         ttfts = [ttft for replica in self._replicas.values() for ttft in replica.ttfts_s]
         return Resimulated(

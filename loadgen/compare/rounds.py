@@ -135,7 +135,8 @@ class Rounds:
                 self.interrupted = f"{side.name}, repetition {repetition + 1}: {result.interrupted}"
                 return
             # Kept before the stand ends: a signal meanwhile must not cost a run that has finished.
-            ideals, regret = self._ideals_of(plan, prompts, target), regret_mean_s(result.receipts)
+            ideals = self._ideals_of(plan, prompts, target, result.records)
+            regret = regret_mean_s(result.receipts)
             report = report_of(target, plan, result, measure, ideals, regret)
             finished = Finished(repetition, position, report, result.records)
             self.finished[side.name][repetition] = finished
@@ -145,13 +146,17 @@ class Rounds:
     def _stand(self, side: SideSpec, fleet: FleetParameters, seed: int) -> AbstractAsyncContextManager[Stand]:
         return side.stand(fleet, seed, self._rules.model, self._rules.headers)
 
-    def _ideals_of(self, plan: Plan, prompts: Prompts, target: Target) -> dict[str, float | None]:
-        """The same for all targets of equal memory."""
+    def _ideals_of(
+        self, plan: Plan, prompts: Prompts, target: Target, records: Sequence[Record]
+    ) -> dict[str, float | None]:
+        """In an open loop the same for all targets of equal memory."""
         if not self._rules.measure.ideals:
             return {}
+        if plan.concurrency is not None:
+            return ideals_of(plan, prompts, target, records)
         key = (plan.seed, target.replicas, target.capacity_tokens)
         if key not in self._ideals:
-            self._ideals[key] = ideals_of(plan, prompts, target)
+            self._ideals[key] = ideals_of(plan, prompts, target, records)
         return self._ideals[key]
 
 

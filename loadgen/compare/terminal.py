@@ -12,9 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from loadgen.compare.schema import Against, Better, ComparisonReport, Estimate, PairedMetric, RunMetric, Side
+from loadgen.reports.rows import NOTHING
 from loadgen.reports.schema import RunReport
-
-NOTHING = "–"
 
 
 class _Unit(NamedTuple):

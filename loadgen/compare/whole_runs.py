@@ -14,7 +14,7 @@ from loadgen.compare.columns import Column, Weights
 from loadgen.compare.estimates import Statistic
 from loadgen.compare.schema import Better
 from loadgen.records import Record
-from loadgen.reports.figures import meets
+from loadgen.reports.figures import meets, reports_cached
 from loadgen.reports.schema import Slo
 from loadgen.reports.statistics import ratio
 
@@ -52,6 +52,8 @@ def _percentile(percent: float, of: Callable[[Record], float | None], run: Run, 
 
 
 def _hit_rate(run: Run, slo: Slo, places: Places) -> Figure:
+    if not reports_cached(run):
+        return Figure(lambda weights: None, frozenset())
     cached = _column(run, places, lambda record: record.cached_tokens)
     prompt = _column(run, places, lambda record: record.prompt_tokens)
     return Figure(lambda weights: ratio(cached.sum(weights), prompt.sum(weights)), prompt.places)

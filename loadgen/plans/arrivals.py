@@ -19,6 +19,8 @@ FORMS = (
     "once), or trace (a trace's own times)"
 )
 MOST_SESSIONS = 2_000_000
+# Beyond it millions may come at once, whatever the rate; below it none of it can be told from 0.
+LEAST_CV, MOST_CV = 1e-3, 100.0
 Kind = Literal["poisson", "gamma", "constant", "ramp", "closed", "trace"]
 
 
@@ -57,7 +59,9 @@ def _read(kind: str, rest: str) -> Arrivals:
             return Arrivals(kind, _positive(rest))
         case "gamma":
             rate, cv = rest.split(":")
-            return Arrivals(kind, _positive(rate), cv=_positive(cv))
+            if not LEAST_CV <= _positive(cv) <= MOST_CV:
+                raise _WrongError(f"CV is between {LEAST_CV:g} and {MOST_CV:g}")
+            return Arrivals(kind, _positive(rate), cv=float(cv))
         case "ramp":
             first, last = (_number(part) for part in rest.split("-"))
             if first < 0 or last < 0 or first == last == 0:

@@ -132,8 +132,10 @@ def _from_draws(
     if arrivals.concurrency is None:
         starts = start_times(arrivals, lasts, seed)[:sessions]
     elif getattr(parameters, "causal", True):
-        places = arrivals.concurrency
-        starts = (0.0,) * (sessions or math.ceil(places * max(1.0, lasts * CLOSED_SESSIONS_PER_S)))
+        enough = math.ceil(arrivals.concurrency * max(1.0, lasts * CLOSED_SESSIONS_PER_S))
+        if (sessions or enough) > MOST_SESSIONS:
+            raise ValueError(f"sessions: {sessions or enough} are too many for one plan; give {MOST_SESSIONS} at most")
+        starts = (0.0,) * (sessions or enough)
     else:
         raise ValueError("causal: in a closed loop no time is fixed; leave it true, or use an open form of arrivals")
     if not starts:

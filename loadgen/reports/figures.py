@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -63,7 +63,7 @@ def run_report(target: Target, plan: Plan, records: Sequence[Record], setting: S
         figures=found,
         ideals=dict(setting.ideals),
         events=tuple(sorted(setting.events, key=lambda event: event.at_s)),
-        replicas={name: _replica_facts(served[name]) for name in names},
+        replicas={name: _replica_facts(served[name], reports_cached(records)) for name in names},
         timeline=timeline(records, names, found.duration_s, setting.window_s),
         error_messages=dict(Counter(record.error for record in records if record.error).most_common(MESSAGES_KEPT)),
     )
@@ -75,7 +75,7 @@ def figures(records: Sequence[Record], setting: Setting, fleet: int, offered_rps
     met = sum(meets(record, setting.slo) for record in good)
     duration = max((record.end for record in records), default=0.0)
     prompt, cached = _total(good)
-    served = _by_replica(good)
+    served, known = _by_replica(good), reports_cached(good)
     foreseen = [record for record in good if record.predicted_tokens is not None]
     ttft = _spread([record.ttft for record in good])
     sent = _spread([record.ttft_from_sending for record in good])
@@ -106,9 +106,9 @@ def figures(records: Sequence[Record], setting: Setting, fleet: int, offered_rps
         e2e_p99_s=e2e.p99,
         good=ratio(met, len(records)),
         goodput_rps=ratio(met, duration),
-        hit_rate=ratio(cached, prompt),
+        hit_rate=ratio(cached, prompt) if known else None,
         predicted_hit_rate=ratio(sum(record.predicted_tokens or 0 for record in foreseen), _total(foreseen)[0]),
-        balance_tokens=max_over_mean([prompt - cached for prompt, cached in map(_total, served.values())], fleet),
+        balance_tokens=max_over_mean(_computed(served), fleet) if known else None,
         balance_requests=max_over_mean([len(its) for its in served.values()], fleet),
         regret_mean_s=setting.regret_mean_s,
         lag_p50_s=lag.p50,
@@ -120,6 +120,13 @@ def figures(records: Sequence[Record], setting: Setting, fleet: int, offered_rps
         planned_prompt_tokens=sum(record.planned_prompt_tokens for record in records),
         planned_output_tokens=sum(record.planned_output_tokens for record in records),
     )
+
+
+def reports_cached(records: Iterable[Record]) -> bool:
+    """Whether the server says how many prompt tokens were cached. Some leave it out of an answer that had none, so one
+    answer that says it will do; a server that never does has no hit rate, rather than one of 0.
+    """
+    return any(record.reports_cached and not record.error for record in records)
 
 
 def meets(record: Record, slo: Slo) -> bool:
@@ -149,6 +156,11 @@ def _total(records: Sequence[Record]) -> tuple[int, int]:
     return sum(record.prompt_tokens for record in records), sum(record.cached_tokens for record in records)
 
 
+def _computed(served: Mapping[str, Sequence[Record]]) -> list[int]:
+    """Prompt tokens that each replica computed."""
+    return [prompt - cached for prompt, cached in map(_total, served.values())]
+
+
 def _by_replica(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Only those whose answer named a replica."""
     found: dict[str, list[Record]] = {}
@@ -164,7 +176,8 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(len(part.lstrip("0")), part) if index % 2 else (0, part) for index, part in enumerate(parts)]
 
 
-def _replica_facts(records: Sequence[Record]) -> ReplicaFacts:
+def _replica_facts(records: Sequence[Record], known: bool) -> ReplicaFacts:
+    """`known`: whether cached tokens are."""
     good = [record for record in records if not record.error]
     prompt, cached = _total(good)
     ttft = _spread([record.ttft for record in good])
@@ -174,7 +187,7 @@ def _replica_facts(records: Sequence[Record]) -> ReplicaFacts:
         prompt_tokens=prompt,
         cached_tokens=cached,
         completion_tokens=sum(record.completion_tokens for record in good),
-        hit_rate=ratio(cached, prompt),
+        hit_rate=ratio(cached, prompt) if known else None,
         ttft_p50_s=ttft.p50,
         ttft_p99_s=ttft.p99,
     )

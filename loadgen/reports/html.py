@@ -50,9 +50,17 @@ _MEANINGS = (
     ("end to end", "From when a request was due to its last token."),
     ("good, goodput", "Requests that met both limits of the SLO. An answer of one token has no TPOT to miss."),
     ("hit rate", "Cached prompt tokens / prompt tokens, as the server reported them."),
-    ("possible", "What one cache for all would have hit: without bounds, or of the whole fleet's size under LRU."),
+    (
+        "one cache for all",
+        "What it would have hit: infinite, which no routing exceeds, or of the whole fleet's size under LRU, which "
+        "another eviction may.",
+    ),
     ("balance", "The busiest replica's share / the mean of the fleet; 1 is even."),
-    ("regret", "Predicted TTFT on the chosen replica - on the best one, mean over receipts."),
+    (
+        "regret",
+        "Predicted TTFT on the chosen replica - on the best one, mean over receipts. A policy that predicts alike has "
+        "little of it by construction.",
+    ),
     ("lag", "How late the client itself sent. A run with too much of it is invalid."),
 )
 

@@ -122,7 +122,10 @@ def _cache(reports: Mapping[str, RunReport]) -> tuple[Row, ...]:
     return (
         _field("hit rate", "hit_rate", "{:.1%}", max),
         _field("hit rate, the router's estimate", "predicted_hit_rate", "{:.1%}"),
-        *(Row(f"hit rate possible: {name.replace('_', ' ')}", partial(_ideal, name), "{:.1%}") for name in ideals),
+        *(
+            Row(f"hit rate, one cache for all: {name.replace('_', ' ')}", partial(_ideal, name), "{:.1%}")
+            for name in ideals
+        ),
         _field("prompt tokens", "prompt_tokens", "{:,}"),
         _field("cached tokens", "cached_tokens", "{:,}"),
         _field("completion tokens", "completion_tokens", "{:,}"),
@@ -137,7 +140,7 @@ def _fleet() -> tuple[Row, ...]:
     return (
         _field("balance, computed tokens (max / mean)", "balance_tokens", "{:.2f}", min),
         _field("balance, requests (max / mean)", "balance_requests", "{:.2f}", min),
-        _ms("regret mean", "regret_mean_s", "{:,.2f}"),
+        _ms("regret mean, predicted", "regret_mean_s", "{:,.2f}"),
         _ms("client's own lag p50", "lag_p50_s", "{:,.1f}", None),
         _ms("client's own lag p99", "lag_p99_s", "{:,.1f}", None),
         _ms("client's own lag max", "lag_max_s", "{:,.1f}", None),

@@ -62,11 +62,13 @@ class Figures(msgspec.Struct, frozen=True):
     - `tpot_*`: over requests, each (last token - first token) / (tokens - 1); `itl_*`: over all gaps between chunks.
     - `e2e_*`: from when the request was due to its end.
     - `good`: share of all requests that met the SLO; `goodput_rps`: their number / `duration_s`.
-    - `hit_rate`: cached prompt tokens / prompt tokens, both as the server reported them (0 where it reports no cached
-      ones); `predicted_hit_rate`: the same with the router's estimate, over the requests whose receipts were read.
+    - `hit_rate`: cached prompt tokens / prompt tokens, both as the server reported them (None where it never says how
+      many were cached); `predicted_hit_rate`: the same with the router's estimate, over requests with a receipt.
     - `balance_tokens`: prompt tokens that the busiest replica computed / the mean of the fleet (1 is even);
-      `balance_requests`: the same of requests. None where the server names no replicas.
-    - `regret_mean_s`: over receipts, predicted TTFT of the chosen replica - that of the best. None without receipts.
+      `balance_requests`: the same of requests. None where the server names no replicas, or does not say how many tokens
+      were cached. Where the fleet's size is not known, its mean is that of the replicas that were named.
+    - `regret_mean_s`: over receipts, predicted TTFT of the chosen replica - that of the best (compare/judge.py; a
+      policy that predicts alike has little of it by construction). None without receipts.
     - `lag_*`: how late the client itself was in sending.
     """
 
@@ -155,7 +157,9 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
 
 
 class RunReport(msgspec.Struct, frozen=True):
-    """`ideals` has hit rates over the planned prompt tokens, by name; `error_messages` the most frequent ones."""
+    """`ideals` has hit rates over the planned prompt tokens (in a closed loop, over those sent), by name;
+    `error_messages` the most frequent ones.
+    """
 
     name: str
     target: TargetFacts

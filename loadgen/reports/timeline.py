@@ -38,7 +38,8 @@ def timeline(records: Sequence[Record], names: Sequence[str], duration_s: float,
             first = record.token_times[0] if record.token_times else record.end
             computed[record.replica][_index(first, width, count)] += record.prompt_tokens - record.cached_tokens
     busy = _in_flight(records, width, count)
-    windows = tuple(_window(index * width, by_due[index], busy[index], errors[index]) for index in range(count))
+    known = any(record.reports_cached for record in records if not record.error)
+    windows = tuple(_window(index * width, by_due[index], busy[index], errors[index], known) for index in range(count))
     return Timeline(width, windows, {name: tuple(tokens) for name, tokens in computed.items()})
 
 
@@ -55,9 +56,11 @@ def _index(at_s: float, width: float, count: int) -> int:
     return min(max(int(at_s / width), 0), count - 1)
 
 
-def _window(start_s: float, due: Sequence[Record], in_flight: float, errors: int) -> Window:
+def _window(start_s: float, due: Sequence[Record], in_flight: float, errors: int, known: bool) -> Window:
+    """`known`: whether cached tokens are."""
     good = [record for record in due if not record.error]
     ttft = sorted(record.ttft for record in good if record.ttft is not None)
+    prompt = sum(record.prompt_tokens for record in good)
     return Window(
         start_s=start_s,
         requests=len(due),
@@ -65,7 +68,7 @@ def _window(start_s: float, due: Sequence[Record], in_flight: float, errors: int
         errors=errors,
         ttft_p50_s=percentile(ttft, 50),
         ttft_p99_s=percentile(ttft, 99),
-        hit_rate=ratio(sum(record.cached_tokens for record in good), sum(record.prompt_tokens for record in good)),
+        hit_rate=ratio(sum(record.cached_tokens for record in good), prompt) if known else None,
     )
 
 

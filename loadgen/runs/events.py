@@ -10,7 +10,8 @@ import os
 import signal
 import tempfile
 from asyncio.subprocess import DEVNULL, STDOUT
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import aiohttp
@@ -77,7 +78,7 @@ def _arguments(deed: str, words: Sequence[str]) -> tuple[Deed, str, float]:
             raise ValueError(deed)
 
 
-def check_events(events: Iterable[Event], stand: Stand, duration_s: float) -> None:
+def check_events(events: Sequence[Event], stand: Stand, duration_s: float) -> None:
     """Raises ValueError for the first event that this stand cannot have."""
     for event in events:
         if event.at_s > duration_s:
@@ -91,7 +92,7 @@ def check_events(events: Iterable[Event], stand: Stand, duration_s: float) -> No
             raise ValueError(f"event {event}: no such replica; known: {known}")
 
 
-def _later(event: Event, events: Iterable[Event]) -> bool:
+def _later(event: Event, events: Sequence[Event]) -> bool:
     """Whether a replica is added before, which may be the one that is meant."""
     return any(other.deed == "add" and other.at_s < event.at_s for other in events)
 
@@ -99,12 +100,17 @@ def _later(event: Event, events: Iterable[Event]) -> bool:
 async def play(events: Sequence[Event], stand: Stand, clock: Callable[[], float], happened: list[Happened]) -> None:
     """Does each at its time, and writes down in `happened` when that was and whether it went as asked.
 
-    `clock` is the run's. Cancelled, it ends the commands that are still under way.
+    `clock` is the run's. Cancelled, it ends the commands that are still under way, and writes down what was not
+    begun.
     """
-    async with asyncio.TaskGroup() as deeds:
-        for event in sorted(events, key=lambda event: event.at_s):
-            await asyncio.sleep(max(0.0, event.at_s - clock()))
-            deeds.create_task(_do(event, stand, clock, happened))
+    waiting = deque(sorted(events, key=lambda event: event.at_s))
+    try:
+        async with asyncio.TaskGroup() as deeds:
+            while waiting:
+                await asyncio.sleep(max(0.0, waiting[0].at_s - clock()))
+                deeds.create_task(_do(waiting.popleft(), stand, clock, happened))
+    finally:
+        happened += [Happened(clock(), str(event), f"the run ended before {event.at_s:g} s") for event in waiting]
 
 
 async def _do(event: Event, stand: Stand, clock: Callable[[], float], happened: list[Happened]) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from loadgen.reports.figures import reports_cached
 from loadgen.reports.statistics import percentile
 from loadgen.runs.runner import Runner
 
@@ -75,7 +76,7 @@ def state_of(runner: Runner) -> str:
     prompt = sum(record.prompt_tokens for record in good)
     ttft = percentile(sorted(record.ttft for record in good if record.ttft is not None), 50)
     words = [f"{len(runner.records)} of {runner.plan.requests} ended", f"{runner.in_flight} under way"]
-    if prompt:
+    if prompt and reports_cached(good):
         words.append(f"hit rate {sum(record.cached_tokens for record in good) / prompt:.0%}")
     if ttft is not None:
         words.append(f"TTFT p50 {ttft * 1e3:,.0f} ms")

@@ -7,6 +7,7 @@ start anything; what is wrong is a `click.UsageError` that names the flag.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -29,9 +30,21 @@ Command = Callable[..., Any]
 MAX_LAG_S = 0.02
 FLEET = FleetParameters()
 SLO = Slo()
-POSITIVE = click.FloatRange(0, min_open=True)
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class Finite(click.FloatRange):
+    """A number within a range that is not nan, with which nothing compares, nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
+
+POSITIVE = Finite(0, min_open=True)
 
 
 class Measure(msgspec.Struct, frozen=True):
@@ -184,7 +197,7 @@ def measure_options(command: Command) -> Command:
             "--drain",
             default=DRAIN_S,
             show_default=True,
-            type=click.FloatRange(0),
+            type=Finite(0),
             help="Seconds for answers that are under way at the end.",
         ),
         click.option(

@@ -25,7 +25,7 @@ class Runner:
     cut off and recorded as errors. A failed request ends its session, but for turns that have a time of their own.
 
     `on_record` hears of every finished request. `session_header`, when given, is the name of a header that tells the
-    server which requests belong together. Raises ValueError for a URL or a header of the target that is none.
+    server which requests belong together. Raises ValueError for a URL or a header that is none.
     """
 
     def __init__(

@@ -18,8 +18,11 @@ import httptools
 from loadgen.answer import Answer, EventReader
 
 CONNECT_S = 5.0
+# A server that closed an idle connection says so within a round trip; one that took longer had taken the request.
+STALE_S = 1.0
 # Of an answer that is no stream, so much is kept for its error message.
 KEPT_BYTES = 64 * 1024
+CLOSED = "the server closed the connection"
 
 Clock = Callable[[], float]
 
@@ -49,10 +52,10 @@ class Origin:
 
     def request(self, body: bytes, headers: Mapping[str, str]) -> bytes:
         """The whole request as it goes over the wire."""
-        return b"%s%scontent-length: %d\r\n\r\n%s" % (self._head, _lines(headers), len(body), body)
+        return b"%s%scontent-length: %d\r\n\r\n%s" % (self._head, header_lines(headers), len(body), body)
 
     async def connection(self) -> Connection:
-        """One that is open and nobody else's; `Connection.ask` gives it back. Raises CannotConnect."""
+        """One that is open and nobody else's; `ask` takes it back. Raises CannotConnect."""
         while self._idle:
             if (idle := self._idle.pop()).open:
                 return idle
@@ -68,7 +71,7 @@ class Origin:
                 )
         except TimeoutError:
             raise CannotConnect(f"no connection to {self._host}:{self._port} within {CONNECT_S:g} s") from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of a host's name that can be none
             raise CannotConnect(f"cannot connect to {self._host}:{self._port}: {error}") from None
         return protocol
 
@@ -76,18 +79,20 @@ class Origin:
         """Sends `request` and fills `answer` as it comes in, over `connection` if it is still open.
 
         A server may close a connection that was idle while the request is on its way: then it is sent once more, over
-        a new one. Failures end in the answer's `error`; only cancellation raises.
+        a new one, and the time counts on. Failures end in the answer's `error`; only cancellation raises.
         """
         try:
             if connection is None or not connection.open:
                 connection = await self.connection()
-            if not await self._once(connection, request, answer):
-                await self._once(await self.connect(), request, answer)
+            if not await self._once(connection, request, answer) and not await self._once(
+                await self.connect(), request, answer
+            ):
+                answer.fail(CLOSED)
         except CannotConnect as error:
             answer.fail(str(error))
 
-    def give_back(self, connection: Connection) -> None:
-        """A connection that was not used."""
+    def _give_back(self, connection: Connection) -> None:
+        """Open ones are used again."""
         if connection.open:
             self._idle.append(connection)
 
@@ -105,7 +110,7 @@ class Origin:
         except asyncio.CancelledError:
             connection.close()
             raise
-        self.give_back(connection)
+        self._give_back(connection)
         return told
 
 
@@ -125,18 +130,21 @@ class Connection(asyncio.Protocol):
         self._refusal = b""
         self._used = False
         self._heard = False
-        self._now = 0.0
+        self._now = self._asked_at = 0.0
 
     @property
     def open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
     async def ask(self, request: bytes, answer: Answer) -> bool:
-        """Sends at once. False if the connection broke before a byte came back, and had served requests before."""
+        """Sends at once. False if the connection was a stale one: it had served requests before, and broke soon,
+        before a byte came back.
+        """
         self._over = asyncio.get_running_loop().create_future()
         self._answer, self._reader, self._refusal, self._heard = answer, EventReader(), b"", False
         if self._transport is None:
             return False
+        self._asked_at = self._clock()
         self._transport.write(request)
         told = await self._over
         self._used = True
@@ -158,7 +166,7 @@ class Connection(asyncio.Protocol):
         self._heard = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._end(f"the server's answer is not HTTP: {error}", final=True)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -166,14 +174,14 @@ class Connection(asyncio.Protocol):
         self._register.discard(self)
         if self._over is None or self._over.done():
             return
-        if self._used and not self._heard:
+        if self._used and not self._heard and self._clock() - self._asked_at < STALE_S:
             self._over.set_result(False)
         elif self._answer is not None and self._answer.status > 200:
             self._answer.refuse(self._answer.status, self._refusal)
             self._end(None, final=True)
         else:  # an answer may end with its connection, but then it has said that it is whole
             whole = self._answer is not None and self._answer.done
-            self._end(None if whole else f"the server closed the connection: {error or 'no reason given'}", final=True)
+            self._end(None if whole else f"{CLOSED}: {error or 'no reason given'}", final=True)
 
     # What the parser calls.
 
@@ -223,10 +231,12 @@ class Connection(asyncio.Protocol):
 
 def _head(path: str, host: str, headers: Mapping[str, str]) -> bytes:
     every = {"host": host, "content-type": "application/json", "accept": "text/event-stream"}
-    return f"POST {path} HTTP/1.1\r\n".encode("ascii") + _lines(every | {"user-agent": "radixgate-bench", **headers})
+    own = {name.lower(): value for name, value in headers.items()}  # in place of ours, not beside them
+    return f"POST {path} HTTP/1.1\r\n".encode("ascii") + header_lines(every | {"user-agent": "radixgate-bench"} | own)
 
 
-def _lines(headers: Mapping[str, str]) -> bytes:
+def header_lines(headers: Mapping[str, str]) -> bytes:
+    """As they go over the wire. Raises ValueError for one that would break the head."""
     for name, value in headers.items():
         if not name or any(character in f"{name}{value}" for character in "\r\n\0") or ":" in name or " " in name:
             raise ValueError(f"{name!r}: {value!r} is not a header")

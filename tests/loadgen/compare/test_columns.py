@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.compare.columns import Column
@@ -14,6 +14,7 @@ values = st.lists(st.tuples(st.integers(0, SESSIONS - 1), st.floats(-1e6, 1e6)),
 weights = st.lists(st.integers(0, 3), min_size=SESSIONS, max_size=SESSIONS)
 
 
+@settings(deadline=None)
 @given(values, weights, st.sampled_from([0.0, 2.5, 50.0, 95.0, 99.0, 100.0]))
 def test_a_weight_counts_a_sessions_values_so_many_times(
     found: list[tuple[int, float]], counts: list[int], percent: float

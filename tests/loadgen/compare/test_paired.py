@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,6 +117,16 @@ def test_a_request_of_one_token_counts_everywhere_but_in_the_time_per_token() ->
     found = compared([short], [short])
     assert of_requests(found, "ttft_s").pairs == 2
     assert of_requests(found, "tpot_s").pairs == 1
+
+
+def test_where_one_side_says_nothing_of_cached_tokens_nothing_is_said_of_their_difference() -> None:
+    said = [answered(session, 1.0, cached=50) for session in range(3)]
+    silent = [msgspec.structs.replace(record, cached_tokens=0, reports_cached=False) for record in said]
+    found = compared([silent], [said])
+    hit_rate, share = of_runs(found, "hit_rate"), of_requests(found, "cached_share")
+    assert (hit_rate.baseline, hit_rate.side, hit_rate.difference.value) == (None, 0.5, None)
+    assert (share.pairs, share.mean_difference.value) == (0, None)
+    assert of_requests(found, "ttft_s").pairs == 3
 
 
 def test_one_session_gives_no_interval_and_no_request_no_value() -> None:

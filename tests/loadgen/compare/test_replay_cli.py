@@ -46,6 +46,13 @@ def test_the_table_has_a_row_a_policy_and_says_what_it_assumes(file: Path) -> No
         assert text in done.output
 
 
+def test_a_policys_name_in_a_receipt_is_no_markup() -> None:
+    data = as_lines([receipt(0.0, [0], [IDLE], 0, policy="[/red]")])
+    done = CliRunner().invoke(bench, ["replay", "-"], input=data)
+    assert done.exit_code == 0, done.output
+    assert "recorded under [/red]" in done.output
+
+
 def test_standard_input_will_do() -> None:
     data = as_lines([receipt(0.0, [0, 0], [IDLE, IDLE], 0, ttft_s=None)])
     done = CliRunner().invoke(bench, ["replay", "-"], input=data)
@@ -61,6 +68,8 @@ def test_standard_input_will_do() -> None:
         (as_lines([receipt(0.0, [0], [IDLE], 0)]), ("--policy", "sticky"), 1, "hashes a request's prefix"),
         (as_lines([receipt(0.0, [0], [IDLE], 0)]), ("--policy", "psychic"), 2, "psychic"),
         (as_lines([receipt(0.0, [0], [IDLE], 0)]), ("--replicas", "0"), 2, "--replicas"),
+        (as_lines([receipt(0.0, [0], [IDLE], 0)]), ("--prefill-rate", "nan"), 2, "no finite number"),
+        (as_lines([receipt(0.0, [0], [IDLE], 0)]), ("--json", "/proc/no/such"), 1, "cannot write /proc/no/such"),
     ],
 )
 def test_bad_input_is_named(data: bytes, options: tuple[str, ...], code: int, complaint: str, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.compare.student import central_share, t_quantile
@@ -36,6 +36,7 @@ def test_other_columns_of_the_table() -> None:
     assert t_quantile(0.025, 4) == -t_quantile(0.975, 4)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.floats(0.51, 0.999))
 def test_a_quantile_is_where_the_distribution_says(degrees: int, probability: float) -> None:
     assert central_share(t_quantile(probability, degrees), degrees) == pytest.approx(2 * probability - 1, abs=1e-9)

@@ -47,6 +47,8 @@ def test_a_spec_is_read(spec: str, read: Arrivals) -> None:
         ("constant:nan", "nan is not finite"),
         ("gamma:2", ""),
         ("gamma:2:0", "0 is not above 0"),
+        ("gamma:2:1e-200", "CV is between 0.001 and 100"),
+        ("gamma:2:1e6", "CV is between 0.001 and 100"),
         ("ramp:5", ""),
         ("ramp:0-0", "not both 0"),
         ("closed:0", "at least 1 session at a time"),

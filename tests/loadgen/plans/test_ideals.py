@@ -86,6 +86,14 @@ def test_an_answer_is_found_again_where_the_history_is_real() -> None:
     assert ideal_hit_rates(plan, prompts_of(plan, "text", "real"), 16, None)["infinite"] == 32 / 64
 
 
+def test_ideals_can_be_of_some_requests_only() -> None:
+    plan = plan_of(Turn((Piece(0, 33),), 1), Turn((Piece(0, 33),), 1), Turn((Piece(1, 33),), 1))
+    (session,) = plan.sessions
+    for asked, found in (([0, 1], 32 / 66), ([1, 0, 0], 64 / 99), ([0, 2], 0.0), ([], 0.0)):
+        these = [(session, turn) for turn in asked]
+        assert ideal_hit_rates(plan, prompts_of(plan), 16, None, these)["infinite"] == found
+
+
 def test_a_small_pool_forgets_what_a_large_one_keeps() -> None:
     plan = make_plan("shared-prefix", arrivals="constant:20", duration_s=10.0, settings={"prefix_tokens": 512})
     rates = [ideal_hit_rates(plan, prompts_of(plan), 16, size) for size in (1024, 8192, 10**6)]

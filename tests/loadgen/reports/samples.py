@@ -25,6 +25,7 @@ def record(
     replica: str = "r0",
     error: str = "",
     predicted: int | None = None,
+    reports_cached: bool = True,
 ) -> Record:
     """A request due at `due` whose first token came `ttft` later, then one every `tpot` seconds."""
     times = tuple(due + ttft + tpot * index for index in range(tokens))
@@ -43,6 +44,7 @@ def record(
         completion_tokens=tokens,
         replica=replica,
         predicted_tokens=predicted,
+        reports_cached=reports_cached,
     )
 
 
@@ -102,4 +104,5 @@ def any_record(draw: st.DrawFn) -> Record:
         completion_tokens=draw(st.integers(0, 10)),
         replica=draw(st.sampled_from(["", "r0", "r1"])),
         predicted_tokens=draw(st.none() | st.integers(0, 10_000)),
+        reports_cached=draw(st.booleans()),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.reports import axes
@@ -11,6 +11,7 @@ from loadgen.reports import axes
 TIMES = st.lists(st.floats(0, 1e5) | st.floats(0, 1e-3), max_size=5)
 
 
+@settings(deadline=None)
 @given(TIMES, st.sampled_from(["log", "time", "count", "ratio", "clock"]))
 def test_an_axis_has_a_few_rising_ticks_within_it(values: list[float], kind: str) -> None:
     made = {
@@ -29,12 +30,14 @@ def test_an_axis_has_a_few_rising_ticks_within_it(values: list[float], kind: str
         assert made.high >= max(values, default=0.0) * 0.999
 
 
+@settings(deadline=None)
 @given(TIMES, st.floats(0, 1))
 def test_places_and_values_are_inverse(values: list[float], share: float) -> None:
     for axis in (axes.log_time_axis("x", values), axes.time_axis("x", values)):
         assert axis.place(axis.value(share), 0, 1) == pytest.approx(share, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e6))
 def test_what_lies_beyond_an_axis_is_drawn_at_its_end(value: float) -> None:
     for axis in (axes.log_time_axis("x", [0.1, 1.0]), axes.count_axis("x", [4.0])):

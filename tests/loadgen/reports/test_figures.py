@@ -6,7 +6,7 @@ import math
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.records import Record
@@ -79,6 +79,18 @@ def test_records_without_replica_names_have_no_balance() -> None:
     assert found.replicas == {}
 
 
+def test_a_server_that_says_nothing_of_cached_tokens_has_no_hit_rate_rather_than_none() -> None:
+    silent = record(replica="r0", cached=0, reports_cached=False)
+    found = report([silent, silent])
+    assert (found.figures.hit_rate, found.figures.balance_tokens, found.replicas["r0"].hit_rate) == (None, None, None)
+    assert {window.hit_rate for window in found.timeline.windows} == {None}
+    assert found.figures.balance_requests == 2.0
+    # Some servers leave it out of an answer that had none cached.
+    found = report([silent, record(replica="r0", cached=50)])
+    assert found.figures.hit_rate == found.replicas["r0"].hit_rate == pytest.approx(50 / 200)
+    assert found.figures.balance_tokens == 2.0
+
+
 def test_a_closed_loop_has_no_offered_rate() -> None:
     found = run_report(target(), plan(concurrency=4), [record()], Setting())
     assert found.figures.offered_rps is None
@@ -146,6 +158,7 @@ def test_events_come_by_time() -> None:
     assert [event.what for event in report([record()], Setting(events=events)).events] == ["kill r1", "add"]
 
 
+@settings(deadline=None)
 @given(st.lists(any_record(), max_size=12), st.floats(0, 100))
 def test_every_figure_is_none_or_finite(records: list[Record], duration_s: float) -> None:
     found = run_report(target(), plan(duration_s), records, Setting())
@@ -156,6 +169,7 @@ def test_every_figure_is_none_or_finite(records: list[Record], duration_s: float
             assert value is None or math.isfinite(value), name
 
 
+@settings(deadline=None)
 @given(st.lists(any_record(), min_size=1, max_size=12))
 def test_percentiles_rise_and_shares_are_shares(records: list[Record]) -> None:
     found = report(records).figures

@@ -6,7 +6,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.records import Record
@@ -17,6 +17,7 @@ from tests.loadgen.reports.samples import any_record, record, report
 SETTING = Setting(ideals={"infinite": 0.5, "pooled_lru": None}, events=(Happened(1.0, "kill r1", "no such replica"),))
 
 
+@settings(deadline=None)
 @given(st.lists(any_record(), max_size=8))
 def test_a_report_comes_back_as_it_went(records: list[Record]) -> None:
     before = report(records, SETTING)

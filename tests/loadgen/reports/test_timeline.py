@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.records import Record
@@ -63,6 +63,7 @@ def test_a_run_without_requests_has_no_windows() -> None:
     assert timeline([], [], 0.0, None).windows == ()
 
 
+@settings(deadline=None)
 @given(st.lists(any_record(), min_size=1, max_size=12), st.none() | st.floats(0.01, 1e3))
 def test_windows_add_up_to_the_run(records: list[Record], window_s: float | None) -> None:
     found = timeline(records, ["r0", "r1"], _duration(records), window_s)

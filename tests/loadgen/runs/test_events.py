@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.processes import Children
@@ -49,6 +49,7 @@ def test_anything_else_is_refused_with_the_forms(text: str) -> None:
         parse_event(text)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_whatever_breaks_the_reader(text: str) -> None:
     try:
@@ -102,6 +103,20 @@ async def test_a_command_still_under_way_at_the_end_is_ended_with_all_that_it_st
     assert [event.error for event in happened] == ["the run ended before it was done"]
     pids = file.read_text().split()
     await asyncio.to_thread(wait_until, lambda: all(state(pid) in "Z" for pid in pids))
+
+
+async def test_an_event_whose_time_never_came_is_told() -> None:
+    happened: list[Happened] = []
+    events = [parse_event("9:sh:true"), parse_event("8:add")]
+    task = asyncio.create_task(play(events, BARE, lambda: 3.0, happened))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert happened == [
+        Happened(3.0, "add", "the run ended before 8 s"),
+        Happened(3.0, "sh: true", "the run ended before 9 s"),
+    ]
 
 
 async def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:

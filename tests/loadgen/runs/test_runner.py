@@ -20,7 +20,7 @@ from loadgen.processes import free_ports
 from loadgen.records import Record
 from loadgen.runs.runner import Runner
 from loadgen.runs.target import Target
-from tests.loadgen.runs.servers import answer_well, begin, plan, run, runner, serving, session, text, turn
+from tests.loadgen.runs.servers import answer_well, begin, event, plan, run, runner, serving, session, text, turn
 
 
 async def never_answer(request: web.Request) -> web.StreamResponse:
@@ -68,6 +68,19 @@ async def test_the_id_that_the_response_names_is_the_one_recorded() -> None:
     async with serving(handler) as url:
         (record,) = await run(url, plan(session()))
     assert record.request_id == "its-own"
+
+
+async def test_whether_the_server_says_how_much_was_cached_is_recorded() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        details = {} if (await request.json())["max_tokens"] == 1 else {"prompt_tokens_details": {"cached_tokens": 0}}
+        response = await begin(request)
+        await response.write(text("a") + event({"choices": [], "usage": {"prompt_tokens": 40, **details}}))
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async with serving(handler) as url:
+        records = await run(url, plan(session(turn(1), turn(2))))
+    assert [(record.cached_tokens, record.reports_cached) for record in records] == [(0, False), (0, True)]
 
 
 async def test_real_answers_become_history() -> None:
@@ -175,6 +188,11 @@ async def test_a_refused_connection_is_an_error_and_no_lag() -> None:
     (record,) = await run(f"http://127.0.0.1:{port}", plan(session(turn(), turn(), start_s=0.2)))
     assert (record.status, record.turn) == (0, 0)
     assert "cannot connect to 127.0.0.1" in record.error
+
+
+async def test_a_host_whose_name_can_be_none_is_an_error() -> None:
+    (record,) = await run("http://a..b:80", plan(session()))
+    assert "cannot connect to a..b:80" in record.error
 
 
 async def test_requests_to_a_server_that_takes_no_more_connections_are_recorded_as_sent_in_time() -> None:
@@ -373,3 +391,5 @@ def test_a_bad_url_or_header_is_refused_before_anything_is_sent() -> None:
         runner("localhost:80", asked)
     with pytest.raises(ValueError, match="is not a header"):
         runner("http://localhost", asked, headers={"x": "a\r\nb: c"})
+    with pytest.raises(ValueError, match="is not a header"):
+        runner("http://localhost", asked, session_header="x session")

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from loadgen.answer import Answer
-from loadgen.runs.wire import Origin
+from loadgen.runs.wire import STALE_S, Connection, Origin
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 EVENTS = b'data: {"choices":[{"text":"a"}]}\n\ndata: [DONE]\n\n'
@@ -21,7 +21,7 @@ WHOLE = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nX-RadixGate-Replica: r7\r\n\r
 
 
 @asynccontextmanager
-async def speaking(speak: Speak) -> AsyncIterator[Origin]:
+async def speaking(speak: Speak, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[Origin]:
     """A server that says what it likes, byte by byte."""
     writers = []
 
@@ -35,7 +35,7 @@ async def speaking(speak: Speak) -> AsyncIterator[Origin]:
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    origin = Origin(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "/v1/x", {}, time.monotonic)
+    origin = Origin(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "/v1/x", {}, clock)
     try:
         yield origin
     finally:
@@ -110,6 +110,15 @@ async def test_the_request_says_what_it_was_given() -> None:
     assert answer.replica == "r7"
 
 
+def test_headers_of_the_user_take_the_place_of_ours() -> None:
+    origin = Origin("http://a:1", "/v1/x", {"Host": "b", "Content-Type": "c"}, time.monotonic)
+    head = origin.request(b"", {}).split(b"\r\n")
+    assert [line for line in head if line.lower().startswith((b"host:", b"content-type:"))] == [
+        b"host: b",
+        b"content-type: c",
+    ]
+
+
 async def test_connections_are_used_again() -> None:
     opened = 0
 
@@ -147,6 +156,38 @@ async def test_a_server_that_drops_a_used_connection_on_a_request_is_asked_once_
     assert served == 2
 
 
+async def test_a_request_that_the_server_had_for_a_while_is_not_sent_again() -> None:
+    now, heard = 0.0, 0
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal now, heard
+        await request(reader)
+        writer.write(WHOLE)
+        await request(reader)
+        heard += 1
+        now += 2 * STALE_S  # and says nothing
+
+    async with speaking(speak, lambda: now) as origin:
+        assert (await ask(origin)).error is None
+        answer = await ask(origin)
+    assert answer.error is not None
+    assert "the server closed the connection" in answer.error
+    assert heard == 1
+
+
+async def test_a_connection_that_is_gone_before_it_can_be_used_is_an_error() -> None:
+    class Late(Origin):
+        async def connect(self) -> Connection:
+            connection = await super().connect()
+            connection.close()
+            await asyncio.sleep(0)
+            return connection
+
+    async with speaking(always(WHOLE)) as there:
+        origin = Late(f"http://127.0.0.1:{there._port}", "/v1/x", {}, time.monotonic)
+        assert (await ask(origin)).error == "the server closed the connection"
+
+
 async def test_a_new_connection_that_breaks_is_an_error() -> None:
     heard = 0
 
@@ -170,6 +211,7 @@ async def test_a_new_connection_that_breaks_is_an_error() -> None:
         (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", "without [DONE]"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\ndata: {x\n", "no completion chunk"),
         (b"HTTP/1.1 500 No\r\ncontent-length: 4\r\n\r\noops", "HTTP 500: oops"),
+        (b"HTTP/1.1 101 Up\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", "is not HTTP"),
         (b"HTTP/1.1 307 Go\r\nlocation: /\r\ncontent-length: 0\r\n\r\n", "HTTP 307"),
         (b"HTTP/1.1 500 No\r\ncontent-length: 999999\r\n\r\n" + b"x" * 999999, "HTTP 500: xxx"),
     ],
