@@ -10,6 +10,12 @@ learned of what is given up soon. The density is that of the best moment to stop
 whose hits come late is not given up for being early. Where a duel (replica/reuse_duel.py) shows that recency finds
 more, the oldest goes first instead.
 
+The words, in the order in which things happen. A table finds a resident prefix and stores what it computes after it:
+that is a *visit*. When it lets go, what nobody else uses becomes two *runs*, the last block and those before it: from
+then on they age together. A run whose last block is a leaf is a *candidate*. One block more of a run goes with each
+*hit* (a visit finds it, or stores anew what was given up) or *miss* (its ghost is forgotten). The *turn* of a block
+is 1 where its visit found nothing, else one more than that of the last block found.
+
 Must never give up a block in use or one with a resident child, read a clock (time is handed in, in seconds), or draw a
 number that the seed does not fix.
 """
@@ -19,7 +25,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from random import Random
 
 from replica.eviction import Eviction, LeastRecent
@@ -36,10 +42,15 @@ MEMORY = 32
 DRAWN = 16
 KEPT = 8
 """A victim is the least worthy among so many runs drawn at random and so many good candidates of the draw before."""
+WATCHED = 32768
+"""So many runs, spread over all ages, stand for all that wait for a hit: a look at them is a pause of the replica."""
 TICK_S = 1e-3
 """Each table freed takes so long at least: where all comes at one instant, order stands for time."""
 TURNS = 6
+"""Later turns are one kind."""
 GAPS = 4
+"""Classes of the gap between two turns. It counts from the third turn on: the first of many conversations finds the
+prompt that all begin with, and that gap says nothing of its own."""
 
 
 class LeastReuse:
@@ -115,6 +126,7 @@ class LeastReuse:
             now += self._begun * TICK_S
             for run, count in visit.left:
                 self._end(run, now, True, count)
+            visit.left = []
 
     def stored(self, visit: Visit, path: Sequence[int], parent: int | None, keys: Sequence[int], now: float) -> None:
         parents, children, turns, ghosts = self._parent, self._children, self._turn, self._ghosts
@@ -139,13 +151,10 @@ class LeastReuse:
             self._end(run, now, True, count)
 
     def freed(self, visit: Visit, path: Sequence[int], now: float) -> None:
-        if not visit.ran and visit.left:  # it never got room: nothing happened to these blocks
-            last = visit.left[-1][0]
-            for run, count in visit.left:
-                self._leave(run, count)
-            visit.left = []
-            self._begin(path, last.kind, last.since)
-            return
+        if not visit.ran:
+            path = self._put_back(visit, path)
+            if not path:
+                return
         self._begun += 1
         now += self._begun * TICK_S
         turn = min(visit.turn, TURNS)
@@ -190,6 +199,17 @@ class LeastReuse:
                     above = of[parent]
                     if above is not None and above is not run:
                         self._admit(above)
+
+    def _put_back(self, visit: Visit, path: Sequence[int]) -> Sequence[int]:
+        """The table never got room: what it took from runs is as old as before. Returns what others let go meanwhile,
+        at the root's end of the path."""
+        start = len(path)
+        for run, count in reversed(visit.left):
+            end, start = start, max(0, start - count)
+            self._leave(run, count)
+            self._begin(path[start:end], run.kind, run.since)
+        visit.left = []
+        return path[:start]
 
     def _forget(self, now: float) -> None:
         """Lets go of the oldest ghosts beyond their bound."""
@@ -278,11 +298,12 @@ class LeastReuse:
     def _waiting(self, now: float) -> dict[Kind, list[float]]:
         """Blocks and ghosts that wait for a hit, by kind and age step."""
         waiting: dict[Kind, list[float]] = {}
-        for run in self._runs:
+        one_in = -(-len(self._runs) // WATCHED) or 1
+        for run in islice(self._runs, 0, None, one_in):
             counts = waiting.get(run.kind)
             if counts is None:
                 counts = waiting[run.kind] = [0.0] * AGES
-            counts[age_step(now - run.since)] += run.at_risk
+            counts[age_step(now - run.since)] += one_in * run.at_risk
         return waiting
 
 

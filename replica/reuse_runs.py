@@ -11,8 +11,11 @@ from replica.reuse_curves import Kind
 
 
 class Run:
-    """Blocks of one path last used at once: all have the same age and kind. `at_risk` of them, ghosts included, wait
-    for a hit. `blocks` may hold some that left at the root's end; `place` is its position among the candidates."""
+    """Blocks of one path last used at once, `since` when, in seconds: all have the same age and kind.
+
+    `at_risk` of them, ghosts included, wait for a hit. `blocks` are the resident ones from the root on; `gone` of them
+    are used by now, and struck off later. `place` is the run's position among the candidates, -1 if it is none.
+    """
 
     __slots__ = ("at_risk", "blocks", "gone", "kind", "place", "since")
 
@@ -26,8 +29,8 @@ class Run:
 
 
 class Visit:
-    """One table's way through the pool: the blocks it `found`, the runs they `left` and how many of each, whether it
-    got its room and `ran`, the turns of its conversation so far, and the gap since the last one.
+    """One table's way through the pool: the blocks it `found`, whether it got its room and `ran`, until then the runs
+    they `left` and how many of each, the turns of its conversation so far, and the gap since the last one.
     """
 
     __slots__ = ("found", "gap_s", "left", "ran", "turn")

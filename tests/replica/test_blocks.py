@@ -238,6 +238,20 @@ def test_a_prompt_that_returns_is_kept_from_many_that_do_not() -> None:
     assert found("reuse") > 600
 
 
+@pytest.mark.parametrize("eviction", EVICTIONS)
+def test_a_pool_of_one_block_serves_one_prompt_after_the_other(eviction: str) -> None:
+    pool = BlockPool(1, 2, eviction=make_eviction(eviction, 1))
+    for number in range(60):
+        pool.release(fill(pool, [number % 3, number % 2]))
+        pool.check_integrity()
+        assert pool.resident == 1
+    too_long = pool.open(SALTS[0], pack_tokens([59 % 3, 59 % 2, 0]))
+    assert too_long.stored == 1
+    assert not pool.grow(too_long, 3)
+    pool.release(too_long)
+    pool.check_integrity()
+
+
 def test_another_eviction_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="lru or reuse"):
         make_eviction("random", 4)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import httpx
 import msgspec
 import pytest
@@ -21,7 +22,8 @@ from radix.events import Registration, decode_snapshot
 from radix.redis_link import open_link
 from radix.redis_tree import RedisTree
 from replica.cli import replica
-from replica.settings import SIMULATED_KV_BLOCKS
+from replica.reuse import EVICTIONS
+from replica.settings import SIMULATED_KV_BLOCKS, Settings
 from tests.redis_server import RedisServer
 from tests.replica.test_reporter import Control
 
@@ -112,6 +114,19 @@ async def test_it_reports_to_a_redis_and_leaves_it() -> None:
             await link.close()
 
 
+@pytest.mark.parametrize("eviction", EVICTIONS)
+def test_what_it_gives_up_is_as_the_flag_says(eviction: str) -> None:
+    """Prompts in a loop slightly larger than the cache: the least recently used is always the next to be asked for."""
+    found = 0
+    with process("--kv-blocks", "60", "--eviction", eviction) as (_, ready):
+        with httpx.Client(base_url=ready.rsplit(" ", 1)[1], timeout=WAIT_S) as http:
+            for number in range(7 * 22):
+                body = {"model": "simulated", "prompt": [100 + number % 22, *range(200, 248)], "max_tokens": 1}
+                answer = http.post("/v1/completions", json=body)
+                found += answer.raise_for_status().json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert (found > 0) == (eviction == "reuse")
+
+
 def test_a_redis_that_is_not_there_keeps_it_neither_from_serving_nor_from_ending() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"redis://user:secret@127.0.0.1:{taken.getsockname()[1]}"
@@ -152,6 +167,7 @@ def test_a_redis_that_is_not_there_keeps_it_neither_from_serving_nor_from_ending
         (["--kv-blocks", "10", "--max-model-len", "161"], "--max-model-len"),
         (["--max-batched-tokens", "4"], "--max-batched-tokens"),
         (["--speedup", "0"], "--speedup"),
+        (["--eviction", "fifo"], "'--eviction': 'fifo' is not one of 'lru', 'reuse'"),
     ],
 )
 def test_a_wrong_flag_is_named(arguments: list[str], said: str) -> None:
@@ -169,6 +185,13 @@ def test_a_port_in_use_is_found_before_a_model_is_loaded(tmp_path: Path) -> None
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         assert "(--listen): Address already in use" in wrong(["--listen", listen, "--model", str(tmp_path)])
     assert "tokenizer.json is missing" in wrong(["--listen", listen, "--model", str(tmp_path)])
+
+
+def test_every_eviction_can_be_chosen_and_the_default_is_that_of_the_settings() -> None:
+    option = next(option for option in replica.params if option.name == "eviction")
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == EVICTIONS
+    assert option.default == Settings("r").eviction
 
 
 def test_help_names_every_flag_and_needs_neither_torch_nor_a_redis_client() -> None:

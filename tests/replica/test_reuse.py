@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from radix.blocks import pack_tokens
 from replica.blocks import BlockPool, Namespace
 from replica.eviction import Eviction, LeastRecent
-from replica.reuse import GHOSTS, LeastReuse, make_eviction
-from replica.reuse_curves import AGES, EDGES, ReuseCurves, Spells, age_step, densities
+from replica.reuse import GHOSTS, WATCHED, LeastReuse, make_eviction
+from replica.reuse_curves import AGES, EDGES, Kind, ReuseCurves, Spells, age_step, densities
 from replica.reuse_duel import Duel
 from replica.reuse_runs import Visit
 
@@ -187,6 +187,41 @@ def test_a_table_that_never_ran_teaches_nothing() -> None:
     again = cache.open((3,), 60.0)
     assert again is not None
     assert eviction.hits == 1.0
+
+
+def test_a_table_that_never_ran_leaves_every_block_as_old_as_it_was() -> None:
+    eviction = LeastReuse(6)
+    cache = Cache(6, eviction)
+
+    def opened(prompt: Prompt, now: float) -> tuple[Visit, list[int]]:
+        table = cache.open(prompt, now)
+        assert table is not None
+        return table
+
+    def known() -> dict[Kind, Spells]:
+        return {spells.kind: spells for spells in eviction.curves(60.0)}
+
+    cache.close(*opened((1, 2, 3), 0.0), 0.0)
+    cache.close(*opened((1,), 50.0), 50.0)
+    opened((7, 8, 9), 60.0)
+    before = known()
+    for _ in range(50):
+        assert cache.open((1, 2, 3, 4), 60.0) is None, "its prefix is free, and younger at the root"
+        assert cache.open((7, 8, 9, 1, 2, 3, 4), 60.0) is None, "its prefix is in use"
+    assert known() == before
+
+
+def test_all_that_waits_for_a_hit_counts_though_no_more_than_so_many_runs_are_looked_at() -> None:
+    blocks = 2 * WATCHED + 1
+    eviction = LeastReuse(blocks)
+    for block in range(blocks):
+        visit = eviction.used([], 0.0)
+        eviction.ran(visit, 0.0)
+        eviction.stored(visit, [block], None, [block], 0.0)
+        eviction.freed(visit, [block], 0.0)
+    assert eviction.runs == blocks
+    counted = sum(sum(spells.misses) for spells in eviction.curves(1.0))
+    assert abs(counted - blocks) < 3
 
 
 def test_a_block_whose_hits_come_late_is_worth_as_much_early() -> None:
