@@ -14,13 +14,14 @@ import click
 import msgspec
 from rich.console import Console
 
+from loadgen.reports.schema import Slo
 from loadgen.traces import BLOCK_TOKENS, TraceError, read_trace
 from loadgen.virtual_channel import Line
 from loadgen.virtual_fleet import FleetSetup, Outcome, VirtualFleet
 from loadgen.virtual_ideals import infinite_hit_rate, pooled_hit_rate
 from loadgen.virtual_incidents import FORMS, Incident, check_incidents, parse_incident
 from loadgen.virtual_prompts import Ask, asks
-from loadgen.virtual_report import SCHEMA, PolicyFigures, SimulationReport, Slo, figures, table
+from loadgen.virtual_report import SCHEMA, PolicyFigures, SimulationReport, figures, table
 from replica.reuse import DEFAULT_EVICTION, EVICTIONS, make_eviction
 from replica.scheduler import SchedulerLimits
 from replica.simulated import TimingModel

@@ -11,18 +11,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from rich.table import Table
 
+from loadgen.reports.schema import Slo
 from loadgen.reports.statistics import max_over_mean, mean, percentile
 from loadgen.virtual_fleet import Outcome
 from loadgen.virtual_prompts import Job
 
 SCHEMA = 1
-
-
-class Slo(msgspec.Struct, frozen=True):
-    """A request is good when both hold (the second, where it has more than one output token). Seconds."""
-
-    ttft_s: float = 2.0
-    tpot_s: float = 0.05
 
 
 class Timeline(msgspec.Struct, frozen=True):

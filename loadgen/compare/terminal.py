@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadgen.compare.schema import Against, Better, ComparisonReport, Estimate, PairedMetric, RunMetric, Side
-from loadgen.reports.rows import NOTHING
+from loadgen.reports.rows import NOTHING, interval_text
 from loadgen.reports.schema import RunReport
 
 
@@ -109,7 +109,7 @@ def _paired(metrics: list[PairedMetric]) -> list[Text]:
 def _ratios(metrics: list[PairedMetric]) -> list[Text]:
     cells = [Text()]
     for metric in metrics:
-        cells += [Text(), Text(_written(metric.median_ratio, 1.0, "{:.2f}x"))]
+        cells += [Text(), Text(interval_text(metric.median_ratio, 1.0, "{:.2f}x"))]
     return cells
 
 
@@ -138,17 +138,8 @@ def _figure(value: float | None, unit: _Unit) -> Text:
 
 
 def _difference(estimate: Estimate, unit: _Unit, better: Better) -> Text:
-    text = _written(estimate, unit.scale, unit.difference)
+    text = interval_text(estimate, unit.scale, unit.difference)
     if not estimate.certain or estimate.value is None:
         return Text(text)
     good = (estimate.value > 0) == (better == "higher")
     return Text(f"{text} {'better' if good else 'worse'}", style="green" if good else "red")
-
-
-def _written(estimate: Estimate, scale: float, form: str) -> str:
-    if estimate.value is None:
-        return NOTHING
-    text = form.format(estimate.value * scale)
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} [{form.format(estimate.low * scale)}, {form.format(estimate.high * scale)}]"

@@ -14,7 +14,7 @@ from loadgen.reports.figure import figure
 from loadgen.reports.intervals import Interval, intervals
 from loadgen.reports.markup import Markup, element, join
 from loadgen.reports.plots import Line, legend
-from loadgen.reports.rows import NOTHING
+from loadgen.reports.rows import NOTHING, interval_text
 
 if TYPE_CHECKING:
     from loadgen.compare.schema import Against, ComparisonReport, Estimate, PairedMetric, RunMetric
@@ -103,7 +103,7 @@ def _request_row(metric: PairedMetric) -> Markup:
         f"{metric.pairs:,}",
         _difference(metric.mean_difference, unit, metric.better),
         _difference(metric.median_difference, unit, metric.better),
-        _estimate(metric.median_ratio, 1.0, "{:.3g}×"),
+        interval_text(metric.median_ratio, 1.0, "{:.3g}×"),
         NOTHING if metric.better_share is None else f"{metric.better_share:.0%}",
     ]
     return tables.row(unit.label, cells)
@@ -123,16 +123,7 @@ def _difference(estimate: Estimate, unit: _Unit, better: str) -> Markup:
         good = (estimate.value > 0) == (better == "higher")
     class_ = {None: None, True: "best", False: "worse"}[good]
     word = {None: "", True: " better", False: " worse"}[good]
-    return element("td", _estimate(estimate, unit.scale, unit.form) + word, class_=class_)
-
-
-def _estimate(estimate: Estimate, scale: float, form: str) -> str:
-    if estimate.value is None:
-        return NOTHING
-    text = form.format(estimate.value * scale)
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} [{form.format(estimate.low * scale)}, {form.format(estimate.high * scale)}]"
+    return element("td", interval_text(estimate, unit.scale, unit.form) + word, class_=class_)
 
 
 def _unit(metric: str) -> _Unit:

@@ -10,6 +10,7 @@ from functools import partial
 
 import msgspec
 
+from loadgen.compare.schema import Estimate
 from loadgen.reports.schema import RunReport, Slo
 
 NOTHING = "–"
@@ -145,3 +146,13 @@ def _fleet() -> tuple[Row, ...]:
         _ms("client's own lag p99", "lag_p99_s", "{:,.1f}", None),
         _ms("client's own lag max", "lag_max_s", "{:,.1f}", None),
     )
+
+
+def interval_text(estimate: Estimate, scale: float, form: str) -> str:
+    """An estimate and, where it has one, its interval."""
+    if estimate.value is None:
+        return NOTHING
+    text = form.format(estimate.value * scale)
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} [{form.format(estimate.low * scale)}, {form.format(estimate.high * scale)}]"

@@ -8,11 +8,12 @@ from random import Random
 
 import pytest
 
+from loadgen.reports.schema import Slo
 from loadgen.traces import BLOCK_TOKENS, TraceRequest
 from loadgen.virtual_fleet import FleetSetup, Outcome, VirtualFleet
 from loadgen.virtual_incidents import parse_incident
 from loadgen.virtual_prompts import asks
-from loadgen.virtual_report import Slo, figures
+from loadgen.virtual_report import figures
 from scoring.policies import make_policy
 
 RATE = 8000.0
