@@ -39,7 +39,8 @@ class Site:
         children.start("router", [*RADIXGATE, "serve", *listen])
         self._plain = self._replica("plain", "--no-prefix-cache", "--kv-tokens", "4096")
         for name in ("r0", "r1"):
-            self._replica(name, "--kv-tokens", "2080", "--join", self.control)
+            # lru: what a test pushes out of the cache must not depend on how often it was used.
+            self._replica(name, "--kv-tokens", "2080", "--eviction", "lru", "--join", self.control)
         wait_until(lambda: self.up() == {"r0", "r1"}, START_S)
         wait_until(lambda: bool(self._ready_url()), START_S)
         self.plain = self._ready_url()
