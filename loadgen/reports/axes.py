@@ -58,14 +58,15 @@ def log_time_axis(label: str, values: Sequence[float]) -> Axis:
 
 
 def clock_axis(end_s: float) -> Axis:
-    high = end_s if end_s > 0 else 1.0
+    high = end_s if end_s > LEAST_S else 1.0
     ticks = tuple((tick, f"{tick:,.10g}") for tick in round_ticks(high, 6))
     return Axis("time since the run's start, s", 0.0, high, ticks, lambda value: f"{value:,.6g} s")
 
 
 def time_axis(label: str, values: Sequence[float]) -> Axis:
     """A linear axis of times from 0, labelled in milliseconds or seconds, whichever reads better."""
-    highest = max(values, default=0.0) or 1.0
+    highest = max(values, default=0.0)
+    highest = highest if highest > LEAST_S else 1.0
     unit, factor = ("ms", 1e3) if highest < 2 else ("s", 1.0)
     high = _round_up(highest * factor)
     ticks = tuple((tick / factor, f"{tick:,g}") for tick in round_ticks(high, 5))

@@ -190,7 +190,7 @@ def test_what_cannot_be_run_is_refused_by_the_name_of_its_flag(
     assert done.exit_code != 0
     assert expected in " ".join(done.output.split())
     assert "Traceback" not in done.output
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # one of a test before may just have ended
 
 
 def test_the_parameters_of_every_workload_are_described() -> None:
