@@ -219,8 +219,9 @@ class Gossip:
         if message.leaves:
             self._shared.end(sender)
             return
+        was_alone = not self._shared.peers
         self._shared.heard(message.update, self._clock())
-        if message.asks:
+        if message.asks or was_alone:  # alone, this router kept its changes to itself
             self._refresh_due = True
             self._due.set()
         for prompt in message.routed:

@@ -136,6 +136,26 @@ async def test_a_router_that_says_goodbye_takes_its_bookings_along(url: str) -> 
         assert one.gossip.peers == 0
 
 
+async def test_what_was_booked_alone_is_told_to_whoever_is_heard_first_even_if_it_does_not_ask(
+    server: RedisServer, url: str
+) -> None:
+    async with router(url) as one:
+        with admin(server) as client, client.pubsub(ignore_subscribe_messages=True) as other:
+            other.subscribe(one.gossip._channel)
+            one.loads["r"].book(5, 5)
+            await until(lambda: not one.gossip._due.is_set())  # it has found nobody to tell
+            client.publish(one.gossip._channel, msgspec.msgpack.encode(Message(Update("x", 1))))
+            heard: list[OpenTotals] = []
+
+            def told() -> bool:
+                said = other.get_message()
+                if said is not None:
+                    heard.extend(msgspec.msgpack.decode(said["data"], type=Message).update.totals)
+                return heard == [OpenTotals("r", 0, 5, 5, 1, 0)]
+
+            await until(told)
+
+
 async def test_a_router_ends_at_whatever_moment_it_is_closed(url: str) -> None:
     for moment in range(60):
         async with router(url, pace=QUICK) as one:
@@ -182,6 +202,7 @@ async def test_a_killed_routers_bookings_end_with_its_lease_and_not_before(url: 
 
 async def test_numbers_for_one_incarnation_do_not_count_on_another(url: str) -> None:
     async with router(url, epoch=1) as one, router(url, epoch=2) as two:
+        await until(lambda: one.gossip.peers == 1)
         one.loads["r"].book(5, 5)
         one.gossip.routed("r", 16, [1, 2])
         one.shared.add(later := ReplicaLoad("other"), 3)
@@ -197,6 +218,7 @@ async def test_numbers_for_one_incarnation_do_not_count_on_another(url: str) -> 
 async def test_routed_prompts_reach_the_others_in_order_and_not_their_sender(url: str) -> None:
     keys = [2**64 - 1, 0, 17]
     async with router(url) as one, router(url) as two:
+        await until(lambda: one.gossip.peers == 1)  # alone, it forgets what it routed
         one.gossip.routed("r", 16, keys)
         one.gossip.routed("r", 0, keys[:1])
         one.gossip.routed("unknown", 0, keys)
@@ -209,6 +231,7 @@ async def test_routed_prompts_reach_the_others_in_order_and_not_their_sender(url
 
 async def test_large_news_are_split_and_of_a_very_long_prompt_the_start_is_told(server: RedisServer, url: str) -> None:
     async with router(url) as one, router(url) as two:
+        await until(lambda: one.gossip.peers == 1)
         with admin(server) as client, client.pubsub(ignore_subscribe_messages=True) as watcher:
             watcher.psubscribe("*:loads")
             for start in range(6):
