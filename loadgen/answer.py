@@ -11,6 +11,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from loadgen.records import Record
+
 REPLICA_HEADER = "x-radixgate-replica"
 REQUEST_ID_HEADER = "x-request-id"
 DONE = b"[DONE]"
@@ -84,6 +86,39 @@ class Answer:
             if text := choice.delta.content or choice.text:
                 self.parts.append(text)
                 self.token_times.append(now)
+
+    def record(
+        self,
+        session: int,
+        turn: int,
+        group: int,
+        due: float,
+        sent: float,
+        end: float,
+        planned_prompt_tokens: int = 0,
+        planned_output_tokens: int = 0,
+    ) -> Record:
+        """What the client saw, as it is kept: of which request, and when it was due, left and ended."""
+        return Record(
+            session=session,
+            turn=turn,
+            document=group,
+            due=due,
+            sent=sent,
+            end=end,
+            token_times=tuple(self.token_times),
+            status=self.status,
+            error=self.error or "",
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            completion_tokens=self.completion_tokens,
+            replica=self.replica,
+            request_id=self.request_id,
+            group=group,
+            planned_prompt_tokens=planned_prompt_tokens,
+            planned_output_tokens=planned_output_tokens,
+            reports_cached=self.reports_cached,
+        )
 
     def fail(self, reason: str) -> None:
         """Keeps the first reason: what follows a failure is its consequence."""

@@ -123,7 +123,7 @@ class OpenLoopClient:
             raise
         finally:
             self.in_flight -= 1
-            self._keep(_record(session_id, turn, session.document, due, sent, self.now(), answer))
+            self._keep(answer.record(session_id, turn, session.document, due, sent, self.now()))
         return answer
 
     def _body(self, session: Session, answers: list[str]) -> bytes:
@@ -134,21 +134,3 @@ class OpenLoopClient:
         self.records.append(record)
         if self._on_record is not None:
             self._on_record(record)
-
-
-def _record(session: int, turn: int, document: int, due: float, sent: float, end: float, answer: Answer) -> Record:
-    return Record(
-        session=session,
-        turn=turn,
-        document=document,
-        due=due,
-        sent=sent,
-        end=end,
-        token_times=tuple(answer.token_times),
-        status=answer.status,
-        error=answer.error or "",
-        prompt_tokens=answer.prompt_tokens,
-        cached_tokens=answer.cached_tokens,
-        completion_tokens=answer.completion_tokens,
-        replica=answer.replica,
-    )

@@ -55,7 +55,7 @@ def read_trace(path: Path, until_s: float = math.inf) -> Iterator[TraceRequest]:
     number = 0
     origin = before = None
     try:
-        with _opened(path) as lines:
+        with opened(path) as lines:
             for line in lines:
                 number += 1
                 if line.isspace():
@@ -75,7 +75,8 @@ def read_trace(path: Path, until_s: float = math.inf) -> Iterator[TraceRequest]:
         raise TraceError(f"{path}, line {number}: {error}") from None
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked where it is compressed. Raises OSError."""
     if path.suffix == ".xz":
         return cast(BinaryIO, lzma.open(path))
     if path.suffix == ".gz":

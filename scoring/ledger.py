@@ -65,26 +65,29 @@ class ReplicaLoad(msgspec.Struct):
 
     def wait_s(self, now: float) -> float:
         """Until what is queued now will have been computed, in expectation."""
-        learned, decoding = self.learned, self.decoding
-        pace = learned.seconds_per_token * (1.0 + learned.slowdown * decoding)
+        pace = self.learned.work_s(1, self.decoding)
         return wait_s(self.queued_tokens * pace, self.waiting, now - self.moved_at)
+
+    def left_tokens(self, now: float) -> int:
+        """Of what is queued, the tokens that are not computed yet, in expectation. It may take longer than they should,
+        but is no more work than is queued.
+        """
+        left = self.wait_s(now) / self.learned.work_s(1, self.decoding)
+        return min(int(left), self.queued_tokens)
 
     def book(self, prompt_tokens: int, uncached_tokens: int, now: float = 0.0, *, streamed: bool = True) -> Booking:
         """Count a request in, at the moment it is sent here."""
-        learned, decoding = self.learned, self.decoding
         work_tokens = uncached_tokens
         if self.queued_tokens:
-            pace = learned.seconds_per_token * (1.0 + learned.slowdown * decoding)
-            left = int(wait_s(self.queued_tokens * pace, self.waiting, now - self.moved_at) / pace)
-            work_tokens += min(left, self.queued_tokens)  # it may take longer, but is no more work
+            work_tokens += self.left_tokens(now)
         elif uncached_tokens:
             self.moved_at = now
         self.waiting += 1
         self.queued_tokens += uncached_tokens
         self.context_tokens += prompt_tokens
-        booking = Booking(self, prompt_tokens, uncached_tokens, now, work_tokens, decoding)
+        booking = Booking(self, prompt_tokens, uncached_tokens, now, work_tokens, self.decoding)
         if not streamed:
-            booking.silent_until = now + learned.ttft_s(work_tokens, decoding)
+            booking.silent_until = now + self.learned.ttft_s(work_tokens, self.decoding)
             self.silent.append(booking)
         if self.changed is not None:
             self.changed(self)

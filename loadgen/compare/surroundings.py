@@ -60,7 +60,7 @@ class Surroundings:
             load.moved_at = receipt.at
         self._context[receipt.chosen] += receipt.prompt_tokens
         cached = receipt.overlap_tokens[receipt.position] if receipt.cached_tokens is None else receipt.cached_tokens
-        work_tokens = queued_left(load, receipt.at) + uncached(receipt, cached)
+        work_tokens = load.left_tokens(receipt.at) + uncached(receipt, cached)
         if receipt.ttft_s is not None:
             self._expect(receipt.at + receipt.ttft_s, False, receipt, work_tokens, load.decoding)
         if receipt.duration_s is not None or receipt.outcome is not None:  # else it had not ended when this was written
@@ -80,9 +80,9 @@ class Surroundings:
         if event.is_end:
             self._context[receipt.chosen] -= receipt.prompt_tokens
             load.served += 1
-        if not event.is_end or receipt.ttft_s is None:
-            load.moved_at = event.moment
-        if not event.is_end and receipt.happened_s is not None:
+            return
+        load.moved_at = event.moment  # as in the ledger, a request that ends without a first byte moves no queue
+        if receipt.happened_s is not None:
             self.calibration.observe(receipt.chosen, event.work_tokens, event.decoding, receipt.happened_s)
 
     def _load(self, name: str, said: tuple[int, ...]) -> ReplicaLoad:
@@ -98,12 +98,6 @@ class Surroundings:
 def uncached(receipt: Recorded, cached_tokens: int) -> int:
     """Prompt tokens that a replica has to compute: one at least."""
     return max(1, receipt.prompt_tokens - cached_tokens)
-
-
-def queued_left(load: ReplicaLoad, now: float) -> int:
-    """Of the tokens queued there, those that are not computed yet, in expectation."""
-    pace = load.learned.work_s(1, load.decoding)
-    return int(load.wait_s(now) / pace)
 
 
 def replicas_of(receipts: Iterable[Recorded]) -> list[str]:

@@ -7,20 +7,20 @@ TraceFormat. Must never hold a whole trace; what is wrong in one is an error tha
 from __future__ import annotations
 
 import csv
-import gzip
 import lzma
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from importlib.metadata import entry_points
+from io import TextIOWrapper
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Protocol, cast
+from typing import Protocol, cast
 
 import msgspec
 
-from loadgen.traces import BLOCK_TOKENS, TraceError, TraceRequest, read_trace
+from loadgen.traces import BLOCK_TOKENS, TraceError, TraceRequest, opened, read_trace
 
 GROUP = "radixgate.trace_formats"
 
@@ -108,18 +108,10 @@ def trace_format(name: str) -> TraceFormat:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with _opened(path) as file:
+    with TextIOWrapper(opened(path), encoding="utf-8") as file:
         for line in file:
             if not line.isspace():
                 yield line
-
-
-def _opened(path: Path) -> IO[str]:
-    if path.suffix == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8")
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
 
 
 def _timed(path: Path, requests: Iterator[TraceRequest], until_s: float) -> Iterator[TraceRequest]:

@@ -129,7 +129,17 @@ class Sender:
             raise
         finally:
             self.in_flight -= 1
-            record = _record(request, sent if due is None else due, sent, self.now(), answer)
+            session, turn = request.session, request.turn
+            record = answer.record(
+                request.number,
+                turn,
+                session.group,
+                due=sent if due is None else due,
+                sent=sent,
+                end=self.now(),
+                planned_prompt_tokens=request.prompt_tokens,
+                planned_output_tokens=session.turns[turn].output_tokens,
+            )
             self._on_record(record)
         return record, answer.text
 
@@ -149,26 +159,3 @@ class Sender:
 def every_body(model: str) -> dict[str, Any]:
     """The fields that every request has."""
     return {"model": model, "stream": True, "stream_options": {"include_usage": True}}
-
-
-def _record(request: Request, due: float, sent: float, end: float, answer: Answer) -> Record:
-    return Record(
-        session=request.number,
-        turn=request.turn,
-        document=request.session.group,
-        due=due,
-        sent=sent,
-        end=end,
-        token_times=tuple(answer.token_times),
-        status=answer.status,
-        error=answer.error or "",
-        prompt_tokens=answer.prompt_tokens,
-        cached_tokens=answer.cached_tokens,
-        completion_tokens=answer.completion_tokens,
-        replica=answer.replica,
-        request_id=answer.request_id,
-        group=request.session.group,
-        planned_prompt_tokens=request.prompt_tokens,
-        planned_output_tokens=request.session.turns[request.turn].output_tokens,
-        reports_cached=answer.reports_cached,
-    )
