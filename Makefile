@@ -14,7 +14,7 @@ demo: $(VENV)/ready  ## router + four simulated replicas + a RAG workload, under
 test: lint  ## lint, types and the whole suite
 	@command -v curl >/dev/null || .ci/apt curl
 	@.ci/redis $(VENV)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: $(VENV)/ready-dev  ## ruff (format and lint) and mypy strict
 	$(BIN)/ruff format --check .

@@ -26,6 +26,7 @@ START_S = 10.0  # also the time to load what was saved
 STOP_S = 10.0
 POLL_S = 0.005
 PORT_TRIES = 50
+MAX_FOLDER_BYTES = 64
 BUS_OFFSET = 10_000  # Redis Cluster's own port is the client's plus this
 # Below the range from which the kernel takes ports for outgoing connections. A client that keeps connecting to a dead
 # server's port within that range in the end is given that very port, and talks to itself.
@@ -65,7 +66,9 @@ class RedisServer:
         tls: Path | None = None,
         sentinel: bool = False,
     ) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="radixgate-redis-", ignore_cleanup_errors=True)
+        self._directory = tempfile.TemporaryDirectory(
+            prefix="radixgate-redis-", dir=_short_folder(), ignore_cleanup_errors=True
+        )
         self.directory = Path(self._directory.name)
         self.socket_path = self.directory / "redis.sock"
         self.persistent = persistent
@@ -224,6 +227,12 @@ class RedisServer:
                 return
             time.sleep(POLL_S)
         raise ChildFailed(f"redis-server was not ready within {START_S:g} s. The end of its log:\n{child.log_tail()}")
+
+
+def _short_folder() -> str:
+    """For temporary files, and with a path that leaves room for that of a socket (some 100 bytes)."""
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) < MAX_FOLDER_BYTES else "/tmp"
 
 
 def _answers(path: Path) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from tests.redis_server import admin, wait_until
 
 OWNER = """
 import sys
+import tempfile
+from collections.abc import Iterator
 from loadgen.redis_process import RedisServer
 with RedisServer() as server:
     print(server.pid, flush=True)
@@ -63,13 +67,31 @@ def test_wrong_settings_are_shown_with_the_servers_own_words() -> None:
         pass
 
 
-def test_it_dies_with_an_owner_that_could_clean_up_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def folder() -> Iterator[str]:
+    """With a path short enough for a socket in it."""
+    with tempfile.TemporaryDirectory() as created:
+        yield created
+
+
+def test_where_temporary_files_have_too_long_a_path_for_a_socket_it_finds_another_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("deep" * 30)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with RedisServer() as server:
+        assert server.runs
+        assert not list(deep.iterdir())
+
+
+def test_it_dies_with_an_owner_that_could_clean_up_nothing(folder: str) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},  # where its folder stays behind
+        env={**os.environ, "TMPDIR": folder},  # where its folder stays behind
     )
     assert owner.stdout is not None
     assert owner.stdin is not None
