@@ -40,7 +40,7 @@ gpu-check: $(VENV)/ready-dev  ## the tests that need an NVIDIA GPU; fails withou
 	RADIXGATE_GPU=required TRITON_INTERPRET=0 $(BIN)/pytest tests/gpu
 
 gpu-bench: $(VENV)/ready-dev  ## measure the GPU, then the kernels and the engine against it; writes build/gpu_bench.json
-	$(BIN)/python -m loadgen.gpu_bench --json build/gpu_bench.json
+	$(BIN)/python -m loadgen.gpu --json build/gpu_bench.json
 
 $(VENV)/ready: pyproject.toml .ci/venv
 	@.ci/venv $(VENV)

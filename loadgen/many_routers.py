@@ -22,8 +22,8 @@ from loadgen.cli import FLEET, READERS, TERMINATED, demo_workload
 from loadgen.client import OpenLoopClient, Schedule
 from loadgen.display import Display
 from loadgen.fleet import FleetParameters, Routers, local_fleet
+from loadgen.machine import machine
 from loadgen.many_report import REFERENCE, SETTINGS, WorkloadRuns, hit_rate_lost, table
-from loadgen.micro import machine
 from loadgen.processes import ChildFailed
 from loadgen.redis_process import NoRedisServer
 from loadgen.replay import Replay, ordinary_tokens

@@ -25,7 +25,7 @@ from loadgen.compare.receipts import Recorded
 from loadgen.compare.rescoring import Assumed, check_keys, query_of
 from loadgen.compare.surroundings import replicas_of, uncached
 from loadgen.reports.statistics import max_over_mean, mean, percentile, ratio
-from loadgen.virtual_clock import STEP, VirtualClock
+from loadgen.virtual.clock import STEP, VirtualClock
 from scoring.learned import Learned
 from scoring.ledger import Booking, ReplicaLoad
 from scoring.policies import Policy, make_policy

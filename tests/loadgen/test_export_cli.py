@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from loadgen.bench_cli import bench
+from loadgen.commands.bench import bench
 from loadgen.plans.catalogue import make_plan
 from loadgen.plans.prompts import Prompts
 

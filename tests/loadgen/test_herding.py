@@ -11,9 +11,9 @@ from random import Random
 import pytest
 
 import loadgen
-from loadgen.burst_stand import unseen
-from loadgen.bursts import PREFIX_TOKENS, SCENARIOS, BurstParameters
-from loadgen.fake_replicas import BLOCK_SIZE, FakeReplica
+from loadgen.herding.bursts import PREFIX_TOKENS, SCENARIOS, BurstParameters
+from loadgen.herding.fake_replicas import BLOCK_SIZE, FakeReplica
+from loadgen.herding.stand import unseen
 
 ROOT = Path(loadgen.__file__).parents[1]
 TIMEOUT_S = 120

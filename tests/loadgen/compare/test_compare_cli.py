@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from loadgen.bench_cli import bench
+from loadgen.commands.bench import bench
 from loadgen.compare.schema import ComparisonReport
 from loadgen.fleet import RADIXGATE, FleetParameters, start_replicas
 from loadgen.processes import Children, free_ports

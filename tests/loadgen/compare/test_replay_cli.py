@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from loadgen.bench_cli import bench
+from loadgen.commands.bench import bench
 from tests.loadgen.compare.recorded import answered_by_a_router, as_lines, receipt
 
 IDLE = (0, 0, 0)

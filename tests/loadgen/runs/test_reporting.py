@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
+from loadgen.commands.run import Asking, ideals_unless_interrupted
 from loadgen.plans.plan import Piece, Plan, Session, Turn
 from loadgen.plans.prompts import Prompts
 from loadgen.records import Record
 from loadgen.reports.schema import Slo, Validity
-from loadgen.run_cli import Asking, ideals_unless_interrupted
 from loadgen.runs.once import RunResult
 from loadgen.runs.options import Measure
 from loadgen.runs.reporting import ideals_of, report_of

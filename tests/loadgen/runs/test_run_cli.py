@@ -17,9 +17,9 @@ from aiohttp import web
 from click.testing import CliRunner
 
 import loadgen
+from loadgen.commands.run import run
 from loadgen.records import Record
 from loadgen.reports.schema import from_json
-from loadgen.run_cli import run
 from tests.loadgen.runs.servers import answer_well, serving
 from tests.router.harness import wait_until
 
@@ -29,7 +29,7 @@ SMALL = ["--replicas", "2", "--speedup", "20", "--workload", "shared-prefix", "-
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from loadgen.bench_cli import bench; bench()", "run", *arguments]
+    return [sys.executable, "-c", "from loadgen.commands.bench import bench; bench()", "run", *arguments]
 
 
 def environment(tmp_path: Path) -> dict[str, str]:

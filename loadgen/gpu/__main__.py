@@ -1,0 +1,5 @@
+"""`python -m loadgen.gpu`."""
+
+from loadgen.gpu.bench import main
+
+main()

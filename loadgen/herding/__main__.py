@@ -1,0 +1,5 @@
+"""`python -m loadgen.herding`."""
+
+from loadgen.herding.bench import main
+
+main()

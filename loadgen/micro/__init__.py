@@ -1,0 +1,1 @@
+"""`make bench`: the parts on the hot path, each by itself."""

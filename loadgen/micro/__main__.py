@@ -1,0 +1,5 @@
+"""`python -m loadgen.micro`."""
+
+from loadgen.micro.bench import main
+
+main()
