@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -144,18 +145,17 @@ class Router:
         self, fleet: Fleet, http: aiohttp.ClientSession, telemetry: Telemetry
     ) -> tuple[Truth, Joins, Sharing | None]:
         """What is reported and who has joined: of this router alone, or of all that share a Redis."""
-        clock = asyncio.get_running_loop().time
         roster = Roster(fleet, self._make_replica)
         if not self._config.redis:
             truth = LocalTruth(fleet)
-            local = LocalJoins(fleet, roster, truth, http, telemetry, clock)
+            local = LocalJoins(fleet, roster, truth, http, telemetry, monotonic)
             self._stack.push_async_callback(local.close)
             return truth, local, None
         from radix.redis_link import RedisUrlError
         from router.sharing import Sharing  # loads redis-py, which a router by itself never needs
 
         try:
-            sharing = Sharing(self._config.redis, fleet, telemetry, clock, private=self._config.private)
+            sharing = Sharing(self._config.redis, fleet, telemetry, monotonic, private=self._config.private)
         except RedisUrlError as error:
             raise ConfigError(f"--redis: {error}") from None
         self._stack.push_async_callback(sharing.close)
@@ -182,7 +182,7 @@ class Router:
             self._outbox,
             attempts=config.attempts,
             response_timeout_s=config.response_timeout,
-            clock=asyncio.get_running_loop().time,
+            clock=monotonic,
             suspect=prober.suspect,
         )
 
@@ -244,11 +244,10 @@ class Router:
 
     async def _sweep(self, fleet: Fleet, residency: Residency, joins: Joins, telemetry: Telemetry) -> None:
         """The one timer: leases, quiet connections, expired predictions, fresh figures."""
-        clock = asyncio.get_running_loop().time
-        pools_due = clock() + POOL_SWEEP_S
+        pools_due = monotonic() + POOL_SWEEP_S
         while True:
             await asyncio.sleep(SWEEP_S)
-            now = clock()
+            now = monotonic()
             try:
                 joins.expire()
                 residency.sweep(now)

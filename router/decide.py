@@ -72,7 +72,7 @@ class Decider:
         if keys:
             # At least one token of a prompt is always computed: the one whose output comes first.
             block_size, most = prompt.block_size, tokens - 1
-            overlaps = [min(count * block_size, most) for count in blocks]
+            overlaps = [count and min(count * block_size, most) for count in blocks]
         loads = [replica.load for replica in candidates]
         for load in loads:
             if load.silent:
@@ -90,7 +90,7 @@ class Decider:
             tokens,
             names,
             overlaps,
-            [(load.queued_tokens, load.waiting, load.decoding) for load in loads],
+            [load.counts() for load in loads],
             choice.costs,
             chosen.name,
             choice.why,

@@ -11,7 +11,6 @@ import asyncio
 import errno
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from time import perf_counter
 
 from router.downstream import Downstream
 from router.errors import Refusal, internal_error, replica_failed, unavailable
@@ -196,7 +195,7 @@ class Exchange:
 
     def on_first_byte(self) -> None:
         """Of a stream, the body's, not the head's: some engines send that before they have computed anything."""
-        now = perf_counter()
+        now = self._carrier.clock()
         if self._booking is not None:
             # An answer that is no stream may have come whole.
             self._booking.first_byte(now, teaches=self._event_stream, cached_tokens=self._cached_tokens)
@@ -337,7 +336,7 @@ class Exchange:
     def _give_up_place(self, outcome: str) -> None:
         """This attempt is over, and left nothing on its replica."""
         if self._booking is not None:
-            self._booking.release(perf_counter())
+            self._booking.release(self._carrier.clock())
         if self._placement is not None:
             self._placement.unplaced()
         if self._receipt is not None:
@@ -346,7 +345,7 @@ class Exchange:
     def _refused_there(self) -> None:
         """The replica answers with an error: it computed nothing, and nothing can be learned from how long it took."""
         if self._booking is not None:
-            self._booking.release(perf_counter())
+            self._booking.release(self._carrier.clock())
         if self._placement is not None:
             self._placement.unplaced()
 
@@ -357,7 +356,7 @@ class Exchange:
 
     def _settle(self, status: int, outcome: str) -> None:
         """The end, however it came."""
-        now = perf_counter()
+        now = self._carrier.clock()
         if self._booking is not None:
             self._booking.release(now)
         duration = now - self._started

@@ -10,7 +10,6 @@ import itertools
 import random
 import secrets
 from collections.abc import Awaitable, Callable
-from time import perf_counter
 from urllib.parse import unquote
 
 import msgspec
@@ -72,7 +71,7 @@ class Gateway:
         self.answer_times = AnswerTimes()
         self._decider = decider
         self._readers = readers
-        self._clock = clock
+        self.clock = clock
         self._suspect = suspect
         self._by_load = LeastLoad(random.Random())
         self._run = secrets.token_hex(4)
@@ -87,7 +86,7 @@ class Gateway:
 
     def open(self, client: Downstream, request: Request) -> None:
         """Answer at once, or attach an exchange to the client and start it."""
-        started = perf_counter()
+        started = self.clock()
         if self.draining:
             request.keep_alive = False
         path = request.target if b"?" not in request.target else request.path
@@ -115,7 +114,7 @@ class Gateway:
         exchange = self._exchange(client, request, started)
         if isinstance(prompt, PromptKeys):
             exchange.begin(self._route(request, exchange, ask, path, prompt))
-            self.telemetry.decision.add(perf_counter() - started)
+            self.telemetry.decision.add(self.clock() - started)
         else:
             exchange.begin_later(self._route_later(request, exchange, ask, path, prompt))
 
@@ -144,14 +143,14 @@ class Gateway:
                 output,
                 session,
                 prefix,
-                self._clock(),
+                self.clock(),
                 bool(ask.stream),
                 self.answer_times.predict(output),
             ),
             exchange.request_id,
             ask.model,
             path,
-            self._clock,
+            self.clock,
         )
 
     def _exchange(self, client: Downstream, request: Request, started: float) -> Exchange:

@@ -5,6 +5,7 @@ Owns the interfaces only, so that `exchange.py` knows neither policies nor promp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from router.fleet import Fleet, Replica
@@ -44,13 +45,14 @@ class Route(Protocol):
 
 
 class Carrier(Protocol):
-    """What exchanges need of the gateway."""
+    """What exchanges need of the gateway. `clock` is the one of the ledger, and of all that is booked there."""
 
     fleet: Fleet
     telemetry: Telemetry
     answer_times: AnswerTimes
     attempts: int
     response_timeout_s: float
+    clock: Callable[[], float]
 
     def suspect(self, replica: Replica) -> None:
         """A connection to the replica broke: look whether it lives."""

@@ -67,19 +67,26 @@ class Residency:
         reported: dict[int, int] | None = None
         hinted: dict[int, int] = {}
         remembered: dict[int, int] | None = None
+        known_of = self._known.get
         blocks = []
         for replica in replicas:
-            known = self._known.get(replica)
+            held = 0
+            known = known_of(replica)
             if known is None:
-                blocks.append(0)
+                pass
             elif exact and known.block_size == exact and known.reports is not None:
                 if reported is None:
                     reported, hinted = self.index.match(keys), self._hints.match(keys, now)
-                blocks.append(max(reported.get(known.reports.rid, 0), hinted.get(known.hinted, 0)))
+                if reported:
+                    held = reported.get(known.reports.rid, 0)
+                if hinted and (hint := hinted.get(known.hinted, 0)) > held:
+                    held = hint
             else:
                 if remembered is None:
                     remembered = self._memory.match(keys, now)
-                blocks.append(remembered.get(known.remembered, 0))
+                if remembered:  # of a new prompt nobody holds anything
+                    held = remembered.get(known.remembered, 0)
+            blocks.append(held)
         return blocks
 
     def routed(self, replica: Replica, keys: Sequence[int], exact: int, now: float) -> None:

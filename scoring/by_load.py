@@ -17,7 +17,7 @@ MAX_SETS = 1024
 
 def open_requests(loads: Sequence[ReplicaLoad]) -> list[int]:
     """Of each replica, requests waiting or decoding."""
-    return [load.waiting + load.decoding for load in loads]
+    return [load.running for load in loads]
 
 
 class LeastLoad:

@@ -37,6 +37,7 @@ HALF_WEIGHT_TOKENS = 256.0  # of work: such a receipt weighs half
 RUN = 8  # of so many latest receipts,
 AGREE = 6  # so many that are off to the same side end what was known before,
 OFF = 1.7  # off by at least this factor
+ROUNDS = 3  # in which overhead and pace are fitted to each other; an error shrinks to a quarter or so in each
 MIN_SPREAD = 3.0  # between few and many decoding streams, for a slope to mean anything
 SPEEDS = (1e-7, 1.0)  # seconds a token that can be
 
@@ -238,10 +239,23 @@ def _slowdown(window: Sequence[Lesson], known: Learned) -> float:
     return slope / pace
 
 
-def _overhead(window: Sequence[Lesson], shape: Learned) -> float:
-    """What is left of the time of the requests with the least work. Where all work is alike, it cannot be told."""
-    ordered = sorted(window)
-    least = ordered[: len(ordered) // 3]
-    if len(least) < AGREE // 2 or 2 * least[-1].work_tokens > ordered[len(ordered) // 2].work_tokens:
-        return shape.overhead_s
-    return max(median(receipt.ttft_s - shape.work_s(receipt.work_tokens, receipt.decoding) for receipt in least), 0.0)
+def _overhead(window: Sequence[Lesson], known: Learned) -> float:
+    """What is left of the time of the requests with the least work. Where all work is alike, it cannot be told.
+
+    The pace taken for that is found anew: first the slope of a resistant line of time over work, then that of all
+    receipts less the overhead so far. With the known one, a pace that is too high and an overhead that is too long
+    would prove each other for ever: short requests would seem to be overhead only, and all others to be computed in no
+    time. Nor is it ever longer than the shortest time seen.
+    """
+    shortest = min(lesson.ttft_s for lesson in window)
+    points = sorted((work * (1.0 + known.slowdown * decoding), ttft) for work, decoding, ttft, _ in window)
+    third = len(points) // 3
+    least, most = points[:third], points[-third:]
+    if third < AGREE // 2 or 2 * least[-1][0] > points[len(points) // 2][0]:
+        return min(known.overhead_s, shortest)
+    (few, soon), (much, late) = (map(median, zip(*part, strict=True)) for part in (least, most))
+    overhead, pace = 0.0, max(late - soon, 0.0) / (much - few)
+    for _ in range(ROUNDS):
+        overhead = min(max(median(ttft - pace * work for work, ttft in least), 0.0), shortest)
+        pace = weighted_median(_paces(window, replace(known, overhead_s=overhead)))
+    return overhead

@@ -32,21 +32,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scoring.backlog import HEAD_TO_MEAN
 from scoring.decision import Query
 from scoring.ledger import ReplicaLoad
-
-# So little that it decides only between replicas that are otherwise equal: fewer open requests win.
-OPEN_REQUEST_S = 1e-6
+from scoring.standing import Standing
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
     """Of the parts of the cost. `most_waiting` bounds the least queue: beyond it, everybody waits anyway."""
 
-    miss: float = 1.0
+    miss: float = 1.2
     queue: float = 2.0
-    own_queue: float = 0.1
+    own_queue: float = 0.2
     most_waiting: int = 16
     common_s: float = 1.0
     interference: float = 0.2
@@ -55,37 +52,54 @@ class Weights:
 
 def costs_s(query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int], weights: Weights) -> list[float]:
     """For each replica, the predicted seconds that the fleet pays for the request there: its own wait, and the harm to
-    the others. `overlaps` (tokens) runs parallel to `loads`.
+    the others. `overlaps` (tokens) runs parallel to `loads`, of which there is one at least.
     """
-    # On the hot path of every request: few look-ups, no calls in the loop, and backlog.wait_s written out.
-    prompt_tokens, now, count = query.prompt_tokens, query.now, len(loads)
-    queues = [load.waiting for load in loads]
-    paces = [load.learned.seconds_per_token for load in loads]
-    mean_pace = paces[0] if paces.count(paces[0]) == count else count / sum([1.0 / pace for pace in paces])
-    miss_s = mean_pace * (weights.miss + weights.queue * min(*queues, weights.most_waiting))
+    # On the hot path of every request: no calls in the loops, little but floats, and backlog.wait_s written out.
+    count, now, tokens = len(loads), query.now, float(query.prompt_tokens)
+    if len(overlaps) != count:
+        raise ValueError(f"{count} loads and {len(overlaps)} overlaps do not run parallel")
+    pace_of_one, alike = loads[0].learned.seconds_per_token, True
+    least_waiting = float(weights.most_waiting)
+    standings: list[Standing] = []
+    for load in loads:
+        standing = load.standing
+        if standing is None:
+            standing = load.stand()
+        standings.append(standing)
+        if standing[0] < least_waiting:
+            least_waiting = standing[0]
+        if standing[1] != pace_of_one:
+            alike = False
+    mean_pace = pace_of_one if alike else count / sum([1.0 / standing[1] for standing in standings])
+    miss_s = mean_pace * (weights.miss + weights.queue * least_waiting)
     own_queue_s, interference = mean_pace * weights.own_queue, weights.interference
-    common = sorted(overlaps)[(count - 1) // 2]
-    most_common = int(weights.common_s / mean_pace)
     stream_s = weights.stream_share * query.answer_s
+    common = most_common = 0
+    if overlaps.count(0) <= (count - 1) // 2:
+        common = sorted(overlaps)[(count - 1) // 2]
+        most_common = int(weights.common_s / mean_pace)
     costs = []
-    for load, overlap, waiting, pace in zip(loads, overlaps, queues, paces, strict=True):
+    pairs = zip(standings, overlaps)  # noqa: B905 - as long as each other (see above); `strict` costs 150 ns
+    for (waiting, pace, slowed, seconds, room, decoding, expected, head, moved_at), overlap in pairs:
         if overlap < common:
             overlap = min(common, overlap + most_common)
-        uncached = prompt_tokens - overlap
-        decoding = load.decoding
-        seconds = uncached * miss_s + (waiting + decoding) * OPEN_REQUEST_S
-        overflow = load.context_tokens + prompt_tokens - load.capacity_tokens
-        if overflow > 0 and load.capacity_tokens:
-            seconds += overflow * pace
+        uncached = tokens - overlap if overlap else tokens
+        prefill_s = uncached * slowed
+        seconds += uncached * miss_s
+        if tokens > room:
+            seconds += (tokens - room) * pace
         if decoding:
-            pace *= 1.0 + load.learned.slowdown * decoding
-            seconds += decoding * (uncached * pace * interference + stream_s)
+            seconds += decoding * (prefill_s * interference + stream_s)
         if waiting:
-            expected, elapsed = load.queued_tokens * pace, now - load.moved_at
-            if expected <= 0.0 or elapsed < 0.0:
+            elapsed = now - moved_at
+            if elapsed < 0.0:
                 elapsed = 0.0
-            head = HEAD_TO_MEAN * expected / waiting if waiting > HEAD_TO_MEAN else expected
-            left, late = expected - (elapsed if elapsed < head else head), elapsed - expected
-            seconds += (left if left > late else late) + own_queue_s * waiting * uncached
-        costs.append(seconds + uncached * pace)
+            if elapsed < head:
+                wait = expected - elapsed
+            else:
+                wait, late = expected - head, elapsed - expected
+                if late > wait:
+                    wait = late
+            seconds += wait + own_queue_s * waiting * uncached
+        costs.append(seconds + prefill_s)
     return costs

@@ -55,11 +55,13 @@ class Sticky:
     def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice:
         if not query.prefix:
             return self._keyless.choose(query, loads, overlaps)
-        hashes = weights(query.prefix, loads)
+        return self._place(weights(query.prefix, loads), loads)
+
+    def _place(self, hashes: list[int], loads: Sequence[ReplicaLoad]) -> Choice:
         return Choice(hashes.index(max(hashes)), "the prefix's replica")
 
 
-class PrefixHash:
+class PrefixHash(Sticky):
     """The same first two blocks to the same replica, unless it has more than 125 % of the mean load: then to the next
     in the key's own order that has not. With this request, no replica chosen has more open requests than
     ceil(1.25 · (total + 1) / replicas), and some replica always can be chosen.
@@ -74,13 +76,7 @@ class PrefixHash:
 
     name = "prefix_hash"
 
-    def __init__(self, rng: Random) -> None:
-        self._keyless = LeastLoad(rng)
-
-    def choose(self, query: Query, loads: Sequence[ReplicaLoad], overlaps: Sequence[int]) -> Choice:
-        if not query.prefix:
-            return self._keyless.choose(query, loads, overlaps)
-        hashes = weights(query.prefix, loads)
+    def _place(self, hashes: list[int], loads: Sequence[ReplicaLoad]) -> Choice:
         home = hashes.index(max(hashes))
         running = open_requests(loads)
         bound = -(-LOAD_BOUND * (sum(running) + 1) // (100 * len(loads)))  # rounded up

@@ -22,13 +22,13 @@ from scoring.ledger import ReplicaLoad
 
 
 class _Event(NamedTuple):
-    """A first byte, which teaches how long `work_tokens` took, or an end."""
+    """A first byte, which teaches how long its work took, or an end. `expected_tokens`: as in the ledger's Booking."""
 
     moment: float
     number: int
     is_end: bool
     receipt: Recorded
-    work_tokens: int
+    expected_tokens: int
     decoding: int
 
 
@@ -59,10 +59,10 @@ class Surroundings:
         if not load.queued_tokens:
             load.moved_at = receipt.at
         self._context[receipt.chosen] += receipt.prompt_tokens
-        cached = receipt.overlap_tokens[receipt.position] if receipt.cached_tokens is None else receipt.cached_tokens
-        work_tokens = load.left_tokens(receipt.at) + uncached(receipt, cached)
+        booked = uncached(receipt, receipt.overlap_tokens[receipt.position])
+        expected_tokens = load.left_tokens(receipt.at) + booked - load.surprise_tokens
         if receipt.ttft_s is not None:
-            self._expect(receipt.at + receipt.ttft_s, False, receipt, work_tokens, load.decoding)
+            self._expect(receipt.at + receipt.ttft_s, False, receipt, expected_tokens, load.decoding)
         if receipt.duration_s is not None or receipt.outcome is not None:  # else it had not ended when this was written
             self._expect(receipt.at + max(receipt.duration_s or 0.0, receipt.ttft_s or 0.0), True, receipt)
 
@@ -71,8 +71,10 @@ class Surroundings:
         while self._due:
             self._happen(heapq.heappop(self._due))
 
-    def _expect(self, moment: float, is_end: bool, receipt: Recorded, work_tokens: int = 0, decoding: int = 0) -> None:
-        heapq.heappush(self._due, _Event(moment, next(self._number), is_end, receipt, work_tokens, decoding))
+    def _expect(
+        self, moment: float, is_end: bool, receipt: Recorded, expected_tokens: int = 0, decoding: int = 0
+    ) -> None:
+        heapq.heappush(self._due, _Event(moment, next(self._number), is_end, receipt, expected_tokens, decoding))
 
     def _happen(self, event: _Event) -> None:
         receipt = event.receipt
@@ -81,9 +83,14 @@ class Surroundings:
             self._context[receipt.chosen] -= receipt.prompt_tokens
             load.served += 1
             return
+        if receipt.cached_tokens is not None:
+            booked = uncached(receipt, receipt.overlap_tokens[receipt.position])
+            load.surprise_tokens += uncached(receipt, receipt.cached_tokens) - booked
         load.moved_at = event.moment  # as in the ledger, a request that ends without a first byte moves no queue
         if receipt.happened_s is not None:
-            self.calibration.observe(receipt.chosen, event.work_tokens, event.decoding, receipt.happened_s)
+            self.calibration.observe(
+                receipt.chosen, event.expected_tokens + load.surprise_tokens, event.decoding, receipt.happened_s
+            )
 
     def _load(self, name: str, said: tuple[int, ...]) -> ReplicaLoad:
         load = self._loads.get(name)

@@ -1,4 +1,5 @@
-"""What the router's own code costs: whole requests through the data plane, with transports that go nowhere.
+"""What the router's own code costs: whole requests through the data plane, with transports that go nowhere; and the
+default policy's choice by itself.
 
 Owns one section of `make bench`. The figures leave out the kernel's and the event loop's share, which is why they
 repeat well on a noisy machine; they are CPU times, the best of several rounds.
@@ -11,7 +12,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from loadgen.micro.row import Row, in_fresh_process
 from router.decide import Decider
@@ -24,7 +25,13 @@ from router.residency import Residency
 from router.telemetry import Telemetry
 from router.truth import LocalTruth
 from router.upstream import ConnectionPool, UpstreamConnection
+from scoring.decision import Query
+from scoring.kv import Kv
+from scoring.learned import Learned
+from scoring.ledger import ReplicaLoad
 from scoring.policies import make_policy
+
+T = TypeVar("T")
 
 TABLE = "Router: CPU µs of its own code, text mode, 4 replicas"
 ROUNDS = 7
@@ -33,6 +40,10 @@ CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n" + b"x" * 1000
 CHUNKS = 64
+CHOICE_TABLE = "Router: CPU µs of one choice by `kv`"
+FLEETS = (1, 4, 8, 64)
+CHOICES = 500
+LATER_S = 1.0  # the choices are made so long after a loaded fleet got its first requests
 
 
 class Nowhere(asyncio.Transport):
@@ -105,7 +116,8 @@ class Desk:
 
 
 def router_section() -> list[Row]:
-    return [Row(TABLE, policy, in_fresh_process(costs, policy)) for policy in ("kv", "least_load")]
+    requests = [Row(TABLE, policy, in_fresh_process(costs, policy)) for policy in ("kv", "least_load")]
+    return requests + [Row(CHOICE_TABLE, what, figures) for what, figures in in_fresh_process(choices).items()]
 
 
 def costs(policy: str) -> dict[str, float]:
@@ -121,7 +133,39 @@ def costs(policy: str) -> dict[str, float]:
     }
 
 
-def best(serve: Callable[[bytes], None], requests: list[bytes]) -> float:
+def choices() -> dict[str, dict[str, float]]:
+    """Per line, CPU µs among so many replicas, of a prompt that none of them holds."""
+    policy = Kv(random.Random(1))
+    query = Query(3000, 256, now=LATER_S, answer_s=3.0)
+
+    def choice(loads: list[ReplicaLoad]) -> ReplicaLoad:
+        return loads[policy.choose(query, loads, [0] * len(loads)).index]
+
+    def served(loads: list[ReplicaLoad]) -> None:
+        booking = choice(loads).book(query.prompt_tokens, query.prompt_tokens, LATER_S)
+        booking.first_byte(LATER_S)
+        booking.release(LATER_S)
+
+    return {
+        "idle": {str(count): best(choice, [_loads(count, 0)] * CHOICES) for count in FLEETS},
+        "loaded": {str(count): best(choice, [_loads(count, 6)] * CHOICES) for count in FLEETS},
+        "loaded, booked to the end": {str(count): best(served, [_loads(count, 6)] * CHOICES) for count in FLEETS},
+    }
+
+
+def _loads(count: int, most_open: int) -> list[ReplicaLoad]:
+    """Replicas that are alike but for their speed and for what is open there: up to so many waiting and decoding."""
+    chance = random.Random(3)
+    loads = [ReplicaLoad(f"r{number}", capacity_tokens=1_000_000) for number in range(count)]
+    for load in loads if most_open else ():
+        load.learned = Learned(1 / chance.uniform(6000, 9000), slowdown=0.01)
+        for _ in range(chance.randint(1, most_open)):
+            load.book(4000, chance.randint(100, 4000), 0.0)
+            load.book(4000, 1, 0.0).first_byte(0.5)
+    return loads
+
+
+def best(serve: Callable[[T], object], requests: list[T]) -> float:
     """CPU µs a request, of the best round."""
     rounds = []
     for _ in range(ROUNDS):

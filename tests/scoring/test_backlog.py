@@ -126,6 +126,18 @@ def test_what_the_replica_really_found_cached_corrects_the_lesson() -> None:
     assert [lesson.work_tokens for lesson in lessons] == [1000]
 
 
+def test_and_that_of_whoever_waited_behind_it() -> None:
+    load, lessons = replica(), []
+    load.taught = lambda _, first: lessons.append(first)
+    hit = load.book(5000, 100, 10.0)  # whose blocks are gone when its turn comes
+    behind = load.book(1000, 1000, 10.0)
+    hit.first_byte(15.0, cached_tokens=0)
+    later = load.book(500, 500, 15.0)
+    behind.first_byte(16.0, cached_tokens=0)
+    later.first_byte(16.5, cached_tokens=0)
+    assert [(lesson.work_tokens, lesson.ttft_s) for lesson in lessons] == [(5000, 5.0), (6000, 6.0), (1500, 1.5)]
+
+
 def test_the_work_before_a_request_is_no_more_than_what_is_queued_however_late_that_is() -> None:
     load, lessons = replica(), []
     load.taught = lambda _, first: lessons.append(first)

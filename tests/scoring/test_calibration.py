@@ -118,6 +118,28 @@ def test_the_constant_part_is_learned(seed: int) -> None:
     assert learned.seconds_per_token == pytest.approx(PACE, rel=0.15)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_slow_start_passes_neither_for_overhead_nor_for_speed_for_long(seed: int) -> None:
+    """A replica that compiles, or waits for something else, while it answers its first, short requests."""
+    random, calibration = Random(seed), Calibration()
+    for _ in range(8):
+        calibration.observe("r", random.randint(10, 200), 0, random.uniform(5.0, 8.0))
+    feed(calibration, 100, random=random)
+    assert pace_of(calibration) == pytest.approx(PACE, rel=0.3)
+    assert calibration.of("r").overhead_s < 0.2
+
+
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(0.0, 1e3)), min_size=1, max_size=100))
+def test_waits_of_which_nobody_knows_never_make_a_replica_seem_endlessly_fast(
+    receipts: list[tuple[int, float]],
+) -> None:
+    calibration = Calibration()
+    for work, wait_s in receipts:
+        calibration.observe("r", work, 0, wait_s + work * PACE)
+    learned = calibration.of("r")
+    assert learned.overhead_s <= max(wait_s + work * PACE for work, wait_s in receipts[-48:])
+
+
 def test_where_all_work_is_alike_the_expectation_is_right_all_the_same() -> None:
     calibration, random = Calibration(), Random(2)
     for _ in range(500):
