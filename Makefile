@@ -26,7 +26,7 @@ bench: $(VENV)/ready  ## measure the hot path's parts; writes build/bench.json
 
 routers: $(VENV)/ready  ## one router, three over one tree, three by themselves; TRACE=FILE adds a request trace
 	@.ci/redis $(VENV)
-	$(BIN)/python -m loadgen.many_routers $(if $(TRACE),--trace $(TRACE)) --json build/routers.json
+	$(BIN)/python -m loadgen.routers $(if $(TRACE),--trace $(TRACE)) --json build/routers.json
 
 herding: $(VENV)/ready  ## how evenly four routers spread a burst, with a shared load ledger and without
 	@.ci/redis $(VENV)

@@ -1,19 +1,17 @@
-"""One streamed request to an OpenAI-compatible server, read as it arrives.
+"""The answer of an OpenAI-compatible server, read as it arrives.
 
-Owns the reading of server-sent events and what counts as a failure. Must never decide when to send: its callers do.
+Owns the reading of server-sent events and what counts as a failure. Must never know how bytes come: `runs/wire.py`
+does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from loadgen.records import Record
 
-REPLICA_HEADER = "x-radixgate-replica"
 REQUEST_ID_HEADER = "x-request-id"
 DONE = b"[DONE]"
 
@@ -102,7 +100,6 @@ class Answer:
         return Record(
             session=session,
             turn=turn,
-            document=group,
             due=due,
             sent=sent,
             end=end,
@@ -150,28 +147,6 @@ class EventReader:
     def feed(self, piece: bytes) -> list[bytes]:
         *lines, self._rest = (self._rest + piece).split(b"\n")
         return [line[5:].strip() for line in lines if line.startswith(b"data:")]
-
-
-async def stream_answer(
-    http: aiohttp.ClientSession, url: str, body: bytes, clock: Callable[[], float], answer: Answer
-) -> None:
-    """Sends `body` and fills `answer` as the stream comes in. Failures end in its `error`; only cancellation raises."""
-    try:
-        async with http.post(url, data=body, headers={"content-type": "application/json"}) as response:
-            answer.status = response.status
-            answer.replica = response.headers.get(REPLICA_HEADER, "")
-            answer.request_id = response.headers.get(REQUEST_ID_HEADER, "")
-            if response.status != 200:
-                answer.refuse(response.status, await response.read())
-                return
-            reader = EventReader()
-            async for piece in response.content.iter_any():
-                now = clock()
-                for data in reader.feed(piece):
-                    answer.take(data, now)
-        answer.end()
-    except (aiohttp.ClientError, OSError) as error:
-        answer.fail(f"{type(error).__name__}: {error}")
 
 
 def _body_message(body: bytes) -> str:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,10 +25,15 @@ GRACE_S = 3.0
 POLL_S = 0.05
 PROBE_S = 2.0
 LOG_TAIL_BYTES = 2000
+SAID_BYTES = 300
 
 
 class ChildFailed(RuntimeError):
     """A child died or did not become ready in time; the message holds the end of its log."""
+
+
+class NotYet(Exception):
+    """An answer that is not the one waited for; the message says what it was."""
 
 
 class Child:
@@ -117,24 +122,41 @@ class Children:
 
         Raises ChildFailed when any child dies meanwhile, or when `timeout_s` have passed.
         """
+
+        async def ask(http: aiohttp.ClientSession) -> bytes:
+            async with http.get(url) as response:
+                body = await response.read()
+                if response.status == 200 and ready(body):
+                    return body
+                raise NotYet(said(response, body))
+
+        return await self.until_answered(child, ask, f"was not ready within {timeout_s:g} s; {url}", timeout_s)
+
+    async def until_answered(
+        self,
+        child: Child,
+        ask: Callable[[aiohttp.ClientSession], Awaitable[bytes]],
+        otherwise: str,
+        timeout_s: float,
+        probe_s: float = PROBE_S,
+    ) -> bytes:
+        """Repeats `ask`, for `probe_s` at most each, until it no longer raises NotYet or fails; what it answered.
+
+        Raises ChildFailed when any child dies meanwhile, or, with `otherwise`, when `timeout_s` have passed.
+        """
         deadline = time.monotonic() + timeout_s
         last = "no answer yet"
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_S)) as http:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=probe_s)) as http:
             while time.monotonic() < deadline:
                 self.check()
                 try:
-                    async with http.get(url) as response:
-                        body = await response.read()
-                        if response.status == 200 and ready(body):
-                            return body
-                        last = f"HTTP {response.status}: {body[:300].decode(errors='replace')}"
+                    return await ask(http)
+                except NotYet as answer:
+                    last = str(answer)
                 except (aiohttp.ClientError, OSError) as error:
                     last = f"{type(error).__name__}: {error}"
                 await asyncio.sleep(POLL_S)
-        raise ChildFailed(
-            f"{child.name} was not ready within {timeout_s:g} s; {url} said: {last}. "
-            f"The end of its log:\n{child.log_tail()}"
-        )
+        raise ChildFailed(f"{child.name} {otherwise} said: {last}. The end of its log:\n{child.log_tail()}")
 
     def close(self) -> None:
         """Ends all children and forgets their logs. Blocks for the grace at the most; safe to call twice."""
@@ -157,6 +179,11 @@ def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> None:
         process.wait(max(0.0, timeout_s))
     except subprocess.TimeoutExpired:
         pass  # SIGKILL follows
+
+
+def said(response: aiohttp.ClientResponse, body: bytes) -> str:
+    """An answer in a line."""
+    return f"HTTP {response.status}: {body[:SAID_BYTES].decode(errors='replace')}"
 
 
 def free_ports(count: int) -> list[int]:

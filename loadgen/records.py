@@ -1,6 +1,6 @@
 """What the client saw of one request: the raw material of every report.
 
-Owns the record and the times derived from a single one. Must never aggregate: `report.py` does.
+Owns the record and the times derived from a single one. Must never aggregate: `reports` do.
 All times are in seconds since the run began.
 """
 
@@ -25,7 +25,6 @@ class Record(msgspec.Struct, frozen=True):
 
     session: int
     turn: int
-    document: int
     due: float
     sent: float
     end: float

@@ -1,9 +1,9 @@
-"""Request traces in Mooncake's form, and the prompts that they stand for.
+"""Request traces in Mooncake's form.
 
 One JSON object a line: `timestamp` (milliseconds), `input_length` and `output_length` (tokens), `hash_ids` (one id for
 each block of 512 prompt tokens, the last block may be partial; equal ids mean equal prompts up to there). A file may be
-compressed (.xz, .gz). Owns the form and how ids become tokens. Must never hold a whole trace, nor correct one: a line
-that is wrong is an error with its number.
+compressed (.xz, .gz). Owns the form. Must never hold a whole trace, nor correct one: a line that is wrong is an error
+with its number.
 """
 
 from __future__ import annotations
@@ -11,20 +11,14 @@ from __future__ import annotations
 import gzip
 import lzma
 import math
-import sys
 import zlib
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from hashlib import shake_128
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import msgspec
 
 BLOCK_TOKENS = 512
-KEPT_BLOCKS = 4096
-_BYTES_PER_DRAW = 4
 
 
 class TraceError(ValueError):
@@ -98,33 +92,6 @@ def _read(line: bytes, before: float | None) -> _Line:
             f"{len(said.hash_ids)}"
         )
     return said
-
-
-class BlockTokens:
-    """Prompts of token ids. A block's tokens are drawn from `vocabulary` by its hash id and `seed` alone, so that equal
-    ids give equal tokens in every run, and different ids different ones. `vocabulary` should hold no special tokens."""
-
-    def __init__(self, vocabulary: Sequence[int], seed: int = 0) -> None:
-        if not vocabulary:
-            raise ValueError("tokens need a vocabulary to be drawn from")
-        self._vocabulary = vocabulary
-        self._seed = seed
-        self._block = lru_cache(KEPT_BLOCKS)(self._draw)
-
-    def prompt(self, request: TraceRequest) -> list[int]:
-        """The prompt's tokens; of its last block as many as its length leaves."""
-        tokens: list[int] = []
-        for block in request.blocks:
-            tokens += self._block(block)
-        del tokens[request.prompt_tokens :]
-        return tokens
-
-    def _draw(self, block: int) -> tuple[int, ...]:
-        drawn = array("I", shake_128(f"{self._seed} {block}".encode()).digest(BLOCK_TOKENS * _BYTES_PER_DRAW))
-        if sys.byteorder == "big":
-            drawn.byteswap()
-        vocabulary, size = self._vocabulary, len(self._vocabulary)
-        return tuple([vocabulary[number % size] for number in drawn])
 
 
 class TraceFacts(msgspec.Struct, frozen=True):

@@ -45,7 +45,7 @@ def test_imports_only_point_down(room: str) -> None:
     [
         ("router.app, router.cli, router.main", {"torch", "tokenizers", "redis", "replica", "loadgen", "kernels"}),
         ("replica.cli, replica.service", {"torch", "triton", "redis", "router", "loadgen"}),
-        ("loadgen.cli", {"torch"}),
+        ("loadgen.demo.command", {"torch"}),
         ("replica.models.config", {"torch", "safetensors", "transformers"}),
     ],
 )

@@ -6,13 +6,11 @@ early reports those it has.
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import uvloop
 from rich.console import Console
 from rich.text import Text
 
@@ -29,10 +27,12 @@ from loadgen.reports.terminal import warnings
 from loadgen.runs.asked import Asked
 from loadgen.runs.command import FORMS as PLACEHOLDERS
 from loadgen.runs.command import BadCommand
+from loadgen.runs.interrupts import Interrupts
 from loadgen.runs.live import Live
 from loadgen.runs.options import Measure, fleet_options, measure_options, plan_options
+from loadgen.runs.output import Output, write_file
 from loadgen.runs.probe import StandFailed
-from loadgen.runs.ready import allow_many_connections, make_room, read_headers
+from loadgen.runs.ready import allow_many_connections, make_rooms, read_headers
 
 PRINTED_WIDTH = 160
 OUTPUT = click.Path(dir_okay=False, path_type=Path)
@@ -92,91 +92,79 @@ def compare(
     Policies and commands get a new fleet of simulated replicas, with empty caches, for each run. Exits with 1 when a
     request failed, a run is not valid, or runs are missing.
     """
-    for path in filter(None, (json_file, html_file)):
-        make_room(path)
+    files = {"--json": json_file, "--html": html_file}
+    make_rooms(files, {"--trace": asked.trace})
     allow_many_connections()
     rules = Rules(asked, fleet, measure, repetitions, vary_seed, model, headers)
-    asked.plan()  # what cannot be planned is better said at once
-    console = Console()
-    console = console if console.is_terminal else Console(width=PRINTED_WIDTH)
-    rounds, ended_by = _run(sides, rules, console)
-    comparison = comparison_of(rounds, sides, rules)
-    if comparison is None:
-        click.echo(f"No repetition of all sides has finished: {rounds.interrupted}", err=True)
-        raise SystemExit(128 + ended_by if ended_by else 1)
-    _write(comparison, rounds, json_file, html_file)
-    _conclude(comparison, ended_by, console)
+    with Interrupts() as interrupts:
+        console = Output(PRINTED_WIDTH, lambda: None if any(files.values()) else interrupts.hear(signal.SIGPIPE))
+        asked.plan()  # what cannot be planned is better said at once
+        rounds = _run(sides, rules, interrupts, console)
+        comparison = comparison_of(rounds, sides, rules)
+        if comparison is None:
+            click.echo(f"No repetition of all sides has finished: {rounds.interrupted}", err=True)
+            raise SystemExit(128 + interrupts.number if interrupts.number else 1)
+        failures = [
+            write_file("--json", json_file, lambda path: path.write_bytes(to_json(comparison))),
+            write_file("--html", html_file, lambda path: _write_html(path, comparison, rounds)),
+        ]
+        _say(comparison, console)
+        _end(comparison, list(filter(None, failures)), interrupts, console)
 
 
-def _run(sides: Sequence[SideSpec], rules: Rules, console: Console) -> tuple[Rounds, int | None]:
-    """What was run, and the signal that ended it early, if one did."""
+def _run(sides: Sequence[SideSpec], rules: Rules, interrupts: Interrupts, console: Console) -> Rounds:
+    """What was run."""
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-            return loop.run(_attended(sides, rules, console))
+        return interrupts.run(_rounds(sides, rules, interrupts, console))
     except (ChildFailed, StandFailed) as error:
         raise click.ClickException(str(error)) from None
     except BadCommand as error:
         raise click.UsageError(f"{error}.") from None
     except ValueError as error:  # an event that a side cannot have, a URL or a header that is none
         raise click.UsageError(f"{error}.") from None
-    except asyncio.CancelledError:
-        raise SystemExit(128 + signal.SIGINT) from None
 
 
-async def _attended(sides: Sequence[SideSpec], rules: Rules, console: Console) -> tuple[Rounds, int | None]:
-    """The first SIGINT or SIGTERM ends the comparison, so that it can be reported; another one, everything."""
-    task = asyncio.current_task()
-    assert task is not None
-    heard: list[int] = []
+async def _rounds(sides: Sequence[SideSpec], rules: Rules, interrupts: Interrupts, console: Console) -> Rounds:
     with Live(console) as live:
-        rounds = Rounds(sides, rules, live, lambda name, run: _say_finished(console, name, run))
-
-        def hear(number: int) -> None:
-            if heard:
-                task.cancel()
-            else:
-                rounds.stop(signal.Signals(number).name)
-            heard.append(number)
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, hear, number)
+        rounds = Rounds(sides, rules, live, lambda name, run: _say_finished(console, name, run), interrupts.check)
+        interrupts.first(rounds.stop)
         await rounds.run()
-    return rounds, heard[0] if heard else None
+    return rounds
 
 
 def _say_finished(console: Console, name: str, run: Finished) -> None:
     console.print(Text(f"{name}: {in_short(run.repetition, run.report)}"))
 
 
-def _write(comparison: ComparisonReport, rounds: Rounds, json_file: Path | None, html_file: Path | None) -> None:
-    try:
-        if json_file is not None:
-            json_file.write_bytes(to_json(comparison))
-        if html_file is not None:
-            shown = {name: shown_run(runs) for name, runs in rounds.finished.items()}
-            reports = {name: run.report for name, run in shown.items()}
-            write_html(html_file, reports, {name: run.records for name, run in shown.items()}, comparison)
-    except OSError as error:
-        raise click.ClickException(f"cannot write {error.filename}: {error.strerror}.") from None
+def _write_html(path: Path, comparison: ComparisonReport, rounds: Rounds) -> None:
+    shown = {name: shown_run(runs) for name, runs in rounds.finished.items()}
+    reports = {name: run.report for name, run in shown.items()}
+    write_html(path, reports, {name: run.records for name, run in shown.items()}, comparison)
 
 
-def _conclude(comparison: ComparisonReport, ended_by: int | None, console: Console) -> None:
-    """The table, and what a reader must know; exits with 1 where the figures are not to be trusted as they are."""
+def _say(comparison: ComparisonReport, console: Console) -> None:
+    """The table, and what a reader must know."""
     console.print(table(comparison))
-    reports = runs_of(comparison)
-    lines = [*warnings(reports), *(f"Note: {note}." for note in comparison.notes)]
+    lines = [*warnings(runs_of(comparison)), *(f"Note: {note}." for note in comparison.notes)]
     if comparison.interrupted:
         done, asked = comparison.repetitions_done, comparison.repetitions_asked
         lines.append(f"Ended early, after {done} of {asked} repetitions: {comparison.interrupted}")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if ended_by is not None:
-        raise SystemExit(128 + ended_by)
+
+
+def _end(comparison: ComparisonReport, failures: Sequence[str], interrupts: Interrupts, console: Output) -> None:
+    """Exits with 1 where something is missing, or the figures are not to be trusted as they are."""
+    for failure in failures:
+        click.echo(f"Error: {failure}", err=True)
+    console.check()
+    if interrupts.number is not None:
+        raise SystemExit(128 + interrupts.number)
     wrong = any(
         report.figures.errors or not report.validity.valid or any(event.error for event in report.events)
-        for report in reports.values()
+        for report in runs_of(comparison).values()
     )
-    if wrong or comparison.interrupted:
+    if failures or wrong or comparison.interrupted:
         raise SystemExit(1)
 
 

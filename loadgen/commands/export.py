@@ -6,6 +6,7 @@ body), which aiperf reads as a Mooncake trace. Must never write a schedule that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -15,7 +16,8 @@ from loadgen.plans.plan import Plan
 from loadgen.plans.prompts import Prompts
 from loadgen.runs.asked import Asked
 from loadgen.runs.options import plan_options
-from loadgen.runs.ready import make_room
+from loadgen.runs.output import write_file
+from loadgen.runs.ready import make_rooms
 from loadgen.runs.sender import every_body
 
 
@@ -40,12 +42,17 @@ def export(asked: Asked, model: str, file: Path) -> None:
             "some requests of this plan wait for answers, so that it cannot be written beforehand; use an open loop, "
             "--history planned and, for conversations, --set causal=false"
         )
-    make_room(file)
+    make_rooms({"--out": file}, {"--trace": asked.trace})
     prompts = asked.prompts(plan)
-    with file.open("wb") as lines:
-        for at_s, body in _timed(plan, prompts, model):
-            lines.write(msgspec.json.encode({"timestamp": round(at_s * 1e3, 3), "payload": body}) + b"\n")
+    if failure := write_file("--out", file, lambda path: _write(path, _timed(plan, prompts, model))):
+        raise click.ClickException(failure)
     click.echo(f"{plan.requests} requests in {plan.duration_s:g} s: {file}")
+
+
+def _write(path: Path, asks: Sequence[tuple[float, dict[str, object]]]) -> None:
+    with path.open("wb") as lines:
+        for at_s, body in asks:
+            lines.write(msgspec.json.encode({"timestamp": round(at_s * 1e3, 3), "payload": body}) + b"\n")
 
 
 def _is_timed(plan: Plan) -> bool:

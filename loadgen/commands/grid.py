@@ -12,8 +12,13 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from loadgen.runs.interrupts import Interrupts
+from loadgen.runs.options import Finite
 from loadgen.virtual.grid import CellFailed, cells, simulate_all
 from loadgen.virtual.grid_table import tables
+
+AT_LEAST_1 = click.IntRange(1)
+POSITIVE = Finite(0, min_open=True)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -25,10 +30,12 @@ from loadgen.virtual.grid_table import tables
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Requests in Mooncake's form; repeat for more.",
 )
-@click.option("--capacity-tokens", "capacities", multiple=True, default=(1_000_000,), show_default=True, type=int)
-@click.option("--replicas", multiple=True, default=(4, 8, 16), show_default=True, type=click.IntRange(1))
-@click.option("--rate-scale", "rate_scales", multiple=True, default=(1.0,), show_default=True, type=float)
-@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, type=click.IntRange(1), help="At once.")
+@click.option(
+    "--capacity-tokens", "capacities", multiple=True, default=(1_000_000,), show_default=True, type=AT_LEAST_1
+)
+@click.option("--replicas", multiple=True, default=(4, 8, 16), show_default=True, type=AT_LEAST_1)
+@click.option("--rate-scale", "rate_scales", multiple=True, default=(1.0,), show_default=True, type=POSITIVE)
+@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, type=AT_LEAST_1, help="At once.")
 @click.option(
     "--out",
     "directory",
@@ -59,14 +66,15 @@ def grid(
             "two simulations would share a file: --trace names must differ before their first dot, and --rate-scale in "
             "its first six digits; rename a trace, or simulate it into another --out"
         )
-    directory.mkdir(parents=True, exist_ok=True)
-    results = []
     try:
-        with Progress(console=Console(stderr=True)) as progress:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"cannot make the folder {directory} (--out): {error.strerror}.") from None
+    try:
+        with Interrupts() as interrupts, Progress(console=Console(stderr=True)) as progress:
             task = progress.add_task("simulating", total=len(listed))
-            for result in simulate_all(listed, shared, directory, jobs):
-                results.append(result)
-                progress.advance(task)
+            simulations = simulate_all(listed, shared, directory, jobs, lambda: progress.advance(task))
+            results = interrupts.run(simulations)
     except CellFailed as error:
         raise click.ClickException(str(error)) from None
     for line in tables(results):

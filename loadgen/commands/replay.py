@@ -22,7 +22,8 @@ from loadgen.compare.resimulation import Resimulated, resimulate
 from loadgen.compare.surroundings import replicas_of
 from loadgen.reports.schema import to_json
 from loadgen.runs.options import Finite
-from loadgen.runs.ready import make_room
+from loadgen.runs.output import Output, write_file
+from loadgen.runs.ready import make_rooms
 from scoring.learned import PRIOR, Learned
 from scoring.policies import POLICIES
 
@@ -107,9 +108,8 @@ def replay(
     radixgate bench replay receipts.json --replicas 8 --json out.json
     """
     names = list(dict.fromkeys(policies))
-    if json_file is not None:
-        make_room(json_file)
     file = str(getattr(receipts, "name", "standard input"))
+    make_rooms({"--json": json_file}, {"RECEIPTS": Path(file)})
     try:
         found, notes = read_receipts(receipts.read(), file)
         assumed = Assumed(output_tokens, capacity_tokens, Learned(seconds_per_token=1 / prefill_rate), seed)
@@ -130,12 +130,12 @@ def replay(
         resimulated=simulated,
         notes=(*notes, *_notes(found, prefill_rate, replicas)),
     )
-    _print(report)
-    if json_file is not None:
-        try:
-            json_file.write_bytes(to_json(report))
-        except OSError as error:
-            raise click.ClickException(f"cannot write {json_file}: {error.strerror}.") from None
+    failure = write_file("--json", json_file, lambda path: path.write_bytes(to_json(report)))
+    console = Output(PRINTED_WIDTH)
+    _print(report, console)
+    if failure:
+        raise click.ClickException(failure)
+    console.check()
 
 
 def _notes(receipts: Sequence[Recorded], prefill_rate: float, replicas: int | None) -> list[str]:
@@ -158,9 +158,7 @@ def _notes(receipts: Sequence[Recorded], prefill_rate: float, replicas: int | No
     return notes
 
 
-def _print(report: ReplayReport) -> None:
-    console = Console()
-    console = console if console.is_terminal else Console(width=PRINTED_WIDTH)
+def _print(report: ReplayReport, console: Console) -> None:
     console.print(
         f"{report.receipts} decisions in {report.span_s:,.0f} s over {len(report.recorded_replicas)} replicas, "
         f"recorded under {', '.join(report.recorded_under)}",

@@ -5,16 +5,14 @@ Owns the command line, and what is written where. Must never lose what was measu
 
 from __future__ import annotations
 
-import asyncio
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 import msgspec
-import uvloop
 from rich.console import Console
 
 from loadgen.compare.regret import regret_mean_s
@@ -28,11 +26,13 @@ from loadgen.reports.schema import RunReport, to_json
 from loadgen.reports.terminal import table, warnings
 from loadgen.runs.asked import Asked, fitting
 from loadgen.runs.command import FORMS, BadCommand
+from loadgen.runs.interrupts import Interrupted, Interrupts
 from loadgen.runs.live import Live
 from loadgen.runs.once import RunResult, run_once
 from loadgen.runs.options import Measure, fleet_options, measure_options, plan_options
+from loadgen.runs.output import Output, write_file
 from loadgen.runs.probe import StandFailed
-from loadgen.runs.ready import allow_many_connections, make_room, read_headers
+from loadgen.runs.ready import allow_many_connections, check_url, make_rooms, read_headers
 from loadgen.runs.receipts import write_receipts
 from loadgen.runs.reporting import ideals_of, report_of
 from loadgen.runs.runner import Runner
@@ -58,11 +58,15 @@ class Asking(NamedTuple):
     "urls",
     multiple=True,
     metavar="URL",
+    callback=check_url,
     help="A server with OpenAI's API that runs already; repeat for several before the same fleet.",
 )
 @click.option("--model", default="", help="What to ask it for.  [the one it serves]")
 @click.option(
-    "--control", metavar="URL", help="Its control port, if it is a RadixGate router: receipts are read there."
+    "--control",
+    metavar="URL",
+    callback=check_url,
+    help="Its control port, if it is a RadixGate router: receipts are read there.",
 )
 @click.option(
     "--header", "headers", multiple=True, metavar="NAME: VALUE", callback=read_headers, help="Goes with every request."
@@ -112,52 +116,56 @@ def run(
     """
     if urls and command:
         raise click.UsageError("--url and --command exclude each other.")
-    for path in filter(None, (json_file, jsonl_file, html_file, receipts_file)):
-        make_room(path)
+    files = {"--json": json_file, "--jsonl": jsonl_file, "--html": html_file, "--receipts": receipts_file}
+    make_rooms(files, {"--trace": asked.trace})
     if receipts_file is not None and (command or (urls and not control)):
         raise click.BadParameter("only a RadixGate router has any: name its --control.", param_hint="--receipts")
-    plan = asked.plan()
-    asking = Asking(plan, asked.prompts(plan), measure)
-    console = _console()
-    stand: AbstractAsyncContextManager[Stand]
-    if urls:
-        stand = url_stand(urls, name=name, model=model, control=control, headers=headers)
-    elif command:
-        stand = command_stand(name or command.split()[0], command, fitting(fleet, plan))
-    else:
-        stand = policy_stand(policy, fitting(fleet, plan), asked.seed, name=name)
-    target, result, ended_by = _measured(stand, asking, console)
-    _write_raw(result, jsonl_file, receipts_file)
-    wanted = measure.ideals and result.interrupted is None
-    ideals = ideals_unless_interrupted(asking, target, result, console) if wanted else None
-    report = report_of(target, plan, result, measure, ideals, regret_mean_s(result.receipts))
-    _write(report, result, json_file, html_file)
-    _conclude(report, result, ended_by, console)
+    with Interrupts() as interrupts:
+        plan = asked.plan()
+        asking = Asking(plan, asked.prompts(plan), measure)
+        console = Output(PRINTED_WIDTH, lambda: None if any(files.values()) else interrupts.hear(signal.SIGPIPE))
+        stand: AbstractAsyncContextManager[Stand]
+        if urls:
+            stand = url_stand(urls, name=name, model=model, control=control, headers=headers)
+        elif command:
+            stand = command_stand(name or command.split()[0], command, fitting(fleet, plan))
+        else:
+            stand = policy_stand(policy, fitting(fleet, plan), asked.seed, name=name)
+        target, result = _measured(stand, asking, console, interrupts)
+        failures = [
+            write_file("--jsonl", jsonl_file, lambda path: write_records(path, result.records)),
+            write_file("--receipts", receipts_file, lambda path: write_receipts(path, result.receipts)),
+        ]
+        wanted = measure.ideals and result.interrupted is None
+        ideals = ideals_unless_interrupted(asking, target, result, interrupts, console) if wanted else None
+        report = report_of(target, plan, result, measure, ideals, regret_mean_s(result.receipts))
+        called = report.name
+        failures += [
+            write_file("--json", json_file, lambda path: path.write_bytes(to_json(report))),
+            write_file("--html", html_file, lambda path: write_html(path, {called: report}, {called: result.records})),
+        ]
+        _say(report, result, console)
+        _end(report, list(filter(None, failures)), interrupts, console)
 
 
 def _measured(
-    stand: AbstractAsyncContextManager[Stand], asking: Asking, console: Console
-) -> tuple[Target, RunResult, int | None]:
-    """The run: what was asked, what came of it, and the signal that ended it early, if one did."""
+    stand: AbstractAsyncContextManager[Stand], asking: Asking, console: Console, interrupts: Interrupts
+) -> tuple[Target, RunResult]:
+    """The run: what was asked, and what came of it."""
     allow_many_connections()
-    interrupts = Interrupts()
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-            return *loop.run(_measure(stand, asking, console, interrupts)), interrupts.number
+        return interrupts.run(_measure(stand, asking, console, interrupts))
     except (ChildFailed, StandFailed) as error:
         raise click.ClickException(str(error)) from None
     except BadCommand as error:
         raise click.BadParameter(f"{error}.", param_hint="--command") from None
     except ValueError as error:  # an event that this stand cannot have, a URL or a header that is none
         raise click.UsageError(f"{error}.") from None
-    except asyncio.CancelledError:
-        raise SystemExit(128 + (interrupts.number or signal.SIGINT)) from None
 
 
 async def _measure(
     opening: AbstractAsyncContextManager[Stand], asking: Asking, console: Console, interrupts: Interrupts
 ) -> tuple[Target, RunResult]:
-    interrupts.listen()
     with Live(console) as live:
         live.say("bench run", "starting what is to be asked")
         async with opening as stand:
@@ -172,74 +180,20 @@ async def _measure(
                 drain_s=measure.drain_s,
                 session_header=measure.session_header,
             )
-            interrupts.reach(runner)
+            interrupts.first(lambda name: runner.stop(f"{name} after {runner.now():.1f} s"))
             result = await run_once(runner, stand, measure.events, live.follow)
-    interrupts.done()
     return stand.target, result
 
 
-class Interrupts:
-    """The first SIGINT or SIGTERM ends a run early, so that it can be reported; another, or one before, everything."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._runner: Runner | None = None
-
-    def listen(self) -> None:
-        """Called by the task that is everything."""
-        self._task = asyncio.current_task()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._hear, number)
-
-    def done(self) -> None:
-        """From now on SIGINT raises KeyboardInterrupt again; uvloop would go on swallowing it after its end."""
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
-
-    def reach(self, runner: Runner) -> None:
-        self._runner = runner
-
-    def _hear(self, number: int) -> None:
-        if self._runner is not None and self.number is None:
-            self._runner.stop(f"{signal.Signals(number).name} after {self._runner.now():.1f} s")
-        elif self._task is not None:
-            self._task.cancel()
-        self.number = number
-
-
 def ideals_unless_interrupted(
-    asking: Asking, target: Target, result: RunResult, console: Console
+    asking: Asking, target: Target, result: RunResult, interrupts: Interrupts, console: Console
 ) -> dict[str, float | None] | None:
     """They may take a minute for a long trace: whoever does not want to wait for them still gets everything else."""
     try:
-        return ideals_of(asking.plan, asking.prompts, target, result.records)
-    except KeyboardInterrupt:
+        return ideals_of(asking.plan, asking.prompts, target, result.records, interrupts.check)
+    except Interrupted:
         console.print("The ideal hit rates were not waited for; --no-ideals leaves them out.", highlight=False)
         return None
-
-
-def _write_raw(result: RunResult, jsonl_file: Path | None, receipts_file: Path | None) -> None:
-    with _writing():
-        if jsonl_file is not None:
-            write_records(jsonl_file, result.records)
-        if receipts_file is not None:
-            write_receipts(receipts_file, result.receipts)
-
-
-def _write(report: RunReport, result: RunResult, json_file: Path | None, html_file: Path | None) -> None:
-    with _writing():
-        if json_file is not None:
-            json_file.write_bytes(to_json(report))
-        if html_file is not None:
-            write_html(html_file, {report.name: report}, {report.name: result.records})
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise click.ClickException(f"cannot write {error.filename or 'a file'}: {error.strerror}.") from None
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
@@ -248,8 +202,8 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
     path.write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in ordered))
 
 
-def _conclude(report: RunReport, result: RunResult, ended_by: int | None, console: Console) -> None:
-    """The table, and what a reader must know; exits with 1 where the figures are not to be trusted as they are."""
+def _say(report: RunReport, result: RunResult, console: Console) -> None:
+    """The table, and what a reader must know."""
     console.print(table({report.name: report}))
     for event in report.events:
         if not event.error:
@@ -258,12 +212,14 @@ def _conclude(report: RunReport, result: RunResult, ended_by: int | None, consol
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if result.receipts_failure:
         console.print(f"receipts: {result.receipts_failure}", highlight=False, markup=False, soft_wrap=True)
-    if ended_by is not None:
-        raise SystemExit(128 + ended_by)
-    if report.figures.errors or not report.validity.valid or any(event.error for event in report.events):
+
+
+def _end(report: RunReport, failures: Sequence[str], interrupts: Interrupts, console: Output) -> None:
+    """Exits with 1 where something is missing, or the figures are not to be trusted as they are."""
+    for failure in failures:
+        click.echo(f"Error: {failure}", err=True)
+    console.check()
+    if interrupts.number is not None:
+        raise SystemExit(128 + interrupts.number)
+    if failures or report.figures.errors or not report.validity.valid or any(event.error for event in report.events):
         raise SystemExit(1)
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=PRINTED_WIDTH)

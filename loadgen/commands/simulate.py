@@ -11,10 +11,11 @@ from pathlib import Path
 from random import Random
 
 import click
-import msgspec
-from rich.console import Console
 
-from loadgen.reports.schema import Slo
+from loadgen.reports.schema import Slo, to_json
+from loadgen.runs.options import Finite
+from loadgen.runs.output import Output, write_file
+from loadgen.runs.ready import make_rooms
 from loadgen.traces import BLOCK_TOKENS, TraceError, read_trace
 from loadgen.virtual.channel import Line
 from loadgen.virtual.fleet import FleetSetup, Outcome, VirtualFleet
@@ -33,7 +34,8 @@ TIMING = TimingModel()
 LIMITS = SchedulerLimits()
 SLO = Slo()
 
-POSITIVE = click.FloatRange(0, min_open=True)
+POSITIVE = Finite(0, min_open=True)
+MOST_WINDOWS = 100_000
 
 
 def _incidents(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[Incident, ...]:
@@ -100,10 +102,8 @@ def _incidents(context: click.Context, parameter: click.Parameter, texts: tuple[
     type=click.Choice(EVICTIONS),
     help="What a replica gives up when it needs room: the least recently used, or what reuse it learned is least.",
 )
-@click.option("--event-delay", default=0.0, show_default=True, type=click.FloatRange(0), help="Seconds to the router.")
-@click.option(
-    "--event-loss", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Share of batches lost."
-)
+@click.option("--event-delay", default=0.0, show_default=True, type=Finite(0), help="Seconds to the router.")
+@click.option("--event-loss", default=0.0, show_default=True, type=Finite(0, 1), help="Share of batches lost.")
 @click.option("--incident", "incidents", multiple=True, callback=_incidents, help=f"{FORMS}. May be repeated.")
 @click.option("--slo-ttft", default=SLO.ttft_s, show_default=True, type=POSITIVE, help="Seconds, for goodput.")
 @click.option("--slo-tpot", default=SLO.tpot_s, show_default=True, type=POSITIVE, help="Seconds, for goodput.")
@@ -137,6 +137,7 @@ def simulate(
     """Policies compared in simulated time: the real router, scheduler and block pool, driven by a simulated clock."""
     if prefill_only and token_scale > 1:
         raise click.UsageError("--token-scale makes no difference with --prefill-only; leave one of them out")
+    make_rooms({"--json": json_file}, {"--trace": trace})
     listed = _read(trace, until, rate_scale, token_scale, None if prefill_only else block_size)
     rate = _rate(listed, replicas, prefill_only, utilisation, prefill_rate)
     try:
@@ -156,19 +157,20 @@ def simulate(
     except ValueError as error:
         raise click.UsageError(f"--max-batched-tokens, --max-running: {error}") from None
     _check(setup, listed)
+    if window is not None and listed[-1].at_s / window > MOST_WINDOWS:
+        raise click.BadParameter(f"more than {MOST_WINDOWS:,} windows in {listed[-1].at_s:g} s.", param_hint="--window")
     slo = Slo(slo_ttft, slo_tpot)
     found: dict[str, PolicyFigures] = {}
     for name in dict.fromkeys(policies):
         found[name] = figures(_run(setup, listed, name), slo, window)
     ideal = ideals(setup, listed)
-    console = Console()
-    console = console if console.is_terminal else Console(width=PRINTED_WIDTH)
+    report = SimulationReport(SCHEMA, _setup_facts(setup, trace, listed, slo, rate_scale), found, ideal)
+    failure = write_file("--json", json_file, lambda path: path.write_bytes(to_json(report)))
+    console = Output(PRINTED_WIDTH)
     console.print(table(found, ideal))
-    if json_file is not None:
-        said = _setup_facts(setup, trace, listed, slo, rate_scale)
-        document = msgspec.json.encode(SimulationReport(SCHEMA, said, found, ideal))
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_bytes(msgspec.json.format(document) + b"\n")
+    if failure:
+        raise click.ClickException(failure)
+    console.check()
     if any(figure.errors for figure in found.values()):
         raise click.ClickException("some requests were not served; see the table's last column")
 
@@ -188,9 +190,10 @@ def _read(trace: Path, until: float | None, rate_scale: float, token_scale: int,
     try:
         listed = asks(read_trace(trace, float("inf") if until is None else until), block_size, rate_scale, token_scale)
     except TraceError as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(f"--trace: {error}") from None
     if not listed:
-        raise click.ClickException(f"{trace} has no requests")
+        within = "" if until is None else f" in its first {until:g} s (--until)"
+        raise click.ClickException(f"--trace: {trace} has no requests{within}")
     return listed
 
 
@@ -206,7 +209,9 @@ def _rate(
         return TIMING.prefill_rate
     span = listed[-1].at_s
     if span <= 0:
-        raise click.UsageError("all requests of the trace come at once; give --prefill-rate instead of --utilisation")
+        raise click.UsageError(
+            "all requests of the trace come at once; give --prefill-rate, for --utilisation has no span to go by"
+        )
     return sum(ask.prompt_tokens for ask in listed) / (span * replicas * (utilisation or 1.0))
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
+from loadgen.compare.balance import balance_metrics, unknown_balances
 from loadgen.compare.estimates import ENOUGH_REPETITIONS
 from loadgen.compare.paired import against
 from loadgen.compare.rounds import Finished, Rounds, Rules
@@ -23,6 +26,7 @@ def comparison_of(rounds: Rounds, sides: Sequence[SideSpec], rules: Rules) -> Co
     common = set.intersection(*(set(runs) for runs in rounds.finished.values()))
     if not common:
         return None
+    finished = [(name, run.report) for name, runs in rounds.finished.items() for run in runs.values()]
     return ComparisonReport(
         baseline=baseline.name,
         sides=tuple(_side(side, rounds.finished[side.name]) for side in sides),
@@ -33,7 +37,7 @@ def comparison_of(rounds: Rounds, sides: Sequence[SideSpec], rules: Rules) -> Co
         repetitions_done=len(common),
         order=tuple(rounds.order),
         interrupted=rounds.interrupted,
-        notes=tuple(notes_of(sides, rules, len(common))),
+        notes=(*notes_of(sides, rules, len(common)), *unknown_balances(finished)),
     )
 
 
@@ -74,7 +78,7 @@ def _side(side: SideSpec, runs: Runs) -> Side:
 def _against(side: SideSpec, baseline: SideSpec, finished: Mapping[str, Runs], rules: Rules) -> Against:
     theirs, ours = finished[baseline.name], finished[side.name]
     both = sorted(theirs.keys() & ours.keys())
-    return against(
+    found = against(
         side.name,
         baseline.name,
         [ours[number].records for number in both],
@@ -82,3 +86,5 @@ def _against(side: SideSpec, baseline: SideSpec, finished: Mapping[str, Runs], r
         rules.measure.slo,
         rules.asked.seed,
     )
+    reports = ([runs[number].report for number in both] for runs in (theirs, ours))
+    return msgspec.structs.replace(found, runs=(*found.runs, *balance_metrics(*reports)))

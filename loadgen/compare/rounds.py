@@ -25,6 +25,7 @@ from loadgen.processes import ChildFailed
 from loadgen.records import Record
 from loadgen.reports.schema import RunReport
 from loadgen.runs.asked import Asked, fitting
+from loadgen.runs.interrupts import Interrupted
 from loadgen.runs.live import Live
 from loadgen.runs.once import run_once
 from loadgen.runs.options import Measure
@@ -58,11 +59,17 @@ class Finished(NamedTuple):
 
 class Rounds:
     """Runs them once. `finished` has each side's runs by repetition, `order` the sides as they ran, and `interrupted`
-    says why runs are missing; it is empty when none are. `on_finished` hears of each run that has finished.
+    says why runs are missing; it is empty when none are. `on_finished` hears of each run that has finished; `check`
+    raises Interrupted where what is worked out beside a run is not to be waited for.
     """
 
     def __init__(
-        self, sides: Sequence[SideSpec], rules: Rules, live: Live, on_finished: Callable[[str, Finished], None]
+        self,
+        sides: Sequence[SideSpec],
+        rules: Rules,
+        live: Live,
+        on_finished: Callable[[str, Finished], None],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.finished: dict[str, dict[int, Finished]] = {side.name: {} for side in sides}
         self.order: list[str] = []
@@ -71,6 +78,7 @@ class Rounds:
         self._rules = rules
         self._live = live
         self._on_finished = on_finished
+        self._check = check
         self._runner: Runner | None = None
         self._task: asyncio.Task[None] | None = None
         self._ideals: dict[tuple[int, int | None, int | None], dict[str, float | None]] = {}
@@ -149,14 +157,16 @@ class Rounds:
     def _ideals_of(
         self, plan: Plan, prompts: Prompts, target: Target, records: Sequence[Record]
     ) -> dict[str, float | None]:
-        """In an open loop the same for all targets of equal memory."""
+        """In an open loop the same for all targets of equal memory. None of them once somebody wants to end."""
         if not self._rules.measure.ideals:
             return {}
-        if plan.concurrency is not None:
-            return ideals_of(plan, prompts, target, records)
         key = (plan.seed, target.replicas, target.capacity_tokens)
-        if key not in self._ideals:
-            self._ideals[key] = ideals_of(plan, prompts, target, records)
+        if plan.concurrency is None and key in self._ideals:
+            return self._ideals[key]
+        try:
+            self._ideals[key] = ideals_of(plan, prompts, target, records, self._check)
+        except Interrupted:
+            return {}
         return self._ideals[key]
 
 

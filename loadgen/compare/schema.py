@@ -66,7 +66,8 @@ class RunMetric(msgspec.Struct, frozen=True):
     Over all answered requests of a run, paired or not: `ttft_p50_s`, `ttft_p95_s`, `ttft_p99_s` and `ttft_mean_s` from
     when they were due; `tpot_mean_s`; `e2e_p50_s`; `hit_rate`, cached prompt tokens / prompt tokens. Over all requests:
     `good`, the share that met the SLO, and `goodput_rps`, their number a second up to the last answer. All as in the
-    report of a single run.
+    report of a single run. `balance_tokens` and `balance_requests` too, but only by the replicas' own counters: None of
+    a side whose replicas were not started here.
     """
 
     metric: str

@@ -14,6 +14,7 @@ import msgspec
 from loadgen.compare.schema import Kind
 from loadgen.fleet import FleetParameters
 from loadgen.runs.command import filled_in
+from loadgen.runs.ready import is_url
 from loadgen.runs.stands import Stand, command_stand, policy_stand, url_stand
 from scoring.policies import POLICIES
 
@@ -77,4 +78,4 @@ def parse_side(text: str) -> SideSpec:
 
 
 def _is_url(text: str) -> bool:
-    return text.startswith(("http://", "https://"))
+    return text.startswith(("http://", "https://")) and is_url(text)

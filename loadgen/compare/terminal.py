@@ -26,7 +26,7 @@ class _Unit(NamedTuple):
 
 
 _MS = ("{:,.0f}", "{:+,.0f}")
-_FINE_MS = ("{:,.2f}", "{:+,.2f}")
+_FINE = ("{:,.2f}", "{:+,.2f}")
 _PERCENT = ("{:.1f}", "{:+.1f}")
 
 UNITS = {
@@ -35,13 +35,15 @@ UNITS = {
     "ttft_p50_s": _Unit("TTFT p50, ms", 1e3, *_MS),
     "ttft_p95_s": _Unit("TTFT p95, ms", 1e3, *_MS),
     "ttft_p99_s": _Unit("TTFT p99, ms", 1e3, *_MS),
-    "tpot_mean_s": _Unit("TPOT mean, ms", 1e3, *_FINE_MS),
+    "tpot_mean_s": _Unit("TPOT mean, ms", 1e3, *_FINE),
     "e2e_p50_s": _Unit("end to end p50, ms", 1e3, *_MS),
     "good": _Unit("good under the SLO, %", 100, *_PERCENT),
-    "goodput_rps": _Unit("goodput, req/s", 1, *_FINE_MS),
+    "goodput_rps": _Unit("goodput, req/s", 1, *_FINE),
+    "balance_tokens": _Unit("balance, computed tokens", 1, *_FINE),
+    "balance_requests": _Unit("balance, requests", 1, *_FINE),
     "ttft_s": _Unit("TTFT, ms", 1e3, *_MS),
     "ttft_sent_s": _Unit("TTFT from sending, ms", 1e3, *_MS),
-    "tpot_s": _Unit("TPOT, ms", 1e3, *_FINE_MS),
+    "tpot_s": _Unit("TPOT, ms", 1e3, *_FINE),
     "e2e_s": _Unit("end to end, ms", 1e3, *_MS),
     "cached_share": _Unit("cached share of the prompt, %", 100, *_PERCENT),
 }

@@ -6,8 +6,6 @@ requests go, and nothing else. Owns the command line and the order of the bursts
 
 from __future__ import annotations
 
-import asyncio
-import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,20 +14,19 @@ from statistics import median
 
 import click
 import msgspec
-import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from loadgen.cli import TERMINATED
 from loadgen.fleet import Truth, start_routers, truth_flags, until_up
+from loadgen.foreground import printing, run_to_its_end
 from loadgen.herding.bursts import SCENARIOS, BurstParameters
 from loadgen.herding.client import BurstClient
 from loadgen.herding.fake_replicas import fake_replicas
 from loadgen.herding.stand import BurstFailed, Spread, Stand
 from loadgen.machine import machine
-from loadgen.many_report import REFERENCE, SETTINGS, TITLES
-from loadgen.processes import ChildFailed, Children
-from loadgen.redis_process import NoRedisServer, RedisServer
+from loadgen.processes import Children
+from loadgen.redis_process import RedisServer
+from loadgen.routers.settings import REFERENCE, SETTINGS, TITLES
 
 POLICY = "kv"
 GOAL = 1.3
@@ -63,18 +60,12 @@ def main(
     json_file: Path | None,
 ) -> None:
     """Measure how evenly a burst is spread over equal replicas by one router, and by several."""
-    console = Console()
+    console = printing()
     asked = BurstParameters(requests, window_ms / 1e3, routers)
     plan = {name: range(seed, seed + bursts) for name in scenarios or SCENARIOS}
     for name in plan:
         console.print(f"{name}: {SCENARIOS[name][1]}", highlight=False, soft_wrap=True)
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            results = runner.run(_compare(asked, plan, settings or tuple(SETTINGS), replicas, console))
-    except (ChildFailed, NoRedisServer, BurstFailed) as error:
-        raise click.ClickException(str(error)) from None
-    except asyncio.CancelledError:
-        raise SystemExit(TERMINATED) from None
+    results = run_to_its_end(_compare(asked, plan, settings or tuple(SETTINGS), replicas, console), BurstFailed)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         said = {"machine": machine(), "burst": asked, "replicas": replicas, "seed": seed, "spreads": results}
@@ -90,10 +81,7 @@ async def _compare(
     replicas: int,
     console: Console,
 ) -> Results:
-    """One setting after the other, each on new routers. `plan` has each scenario's seeds. Cancelled by SIGTERM."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    """One setting after the other, each on new routers. `plan` has each scenario's seeds."""
     results: Results = {name: {setting: [] for setting in settings} for name in plan}
     for setting in settings:
         routers = 1 if setting == REFERENCE else asked.routers

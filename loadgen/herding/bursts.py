@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from loadgen.replay import ordinary_tokens
+from loadgen.herding.vocabulary import ordinary_tokens
 from replica import tokenizer
 
 EQUAL_TOKENS = 320

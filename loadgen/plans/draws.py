@@ -16,7 +16,6 @@ import msgspec
 
 from loadgen.plans.plan import Session, Turn
 from loadgen.plans.settings import Span
-from loadgen.workloads import zipf_weights
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -41,6 +40,13 @@ def ranks(count: int, exponent: float, seed: int) -> Iterator[int]:
     drawn = Random(f"popularity {seed}")
     while True:
         yield min(bisect(cumulative, drawn.random()), count - 1)
+
+
+def zipf_weights(count: int, exponent: float) -> list[float]:
+    """Popularity of ranks 1..count, summing to 1: weight of rank k is proportional to k^-exponent."""
+    weights = [rank**-exponent for rank in range(1, count + 1)]
+    total = sum(weights)
+    return [weight / total for weight in weights]
 
 
 def shared_lengths(count: int, tokens: Span, seed: int) -> list[int]:

@@ -15,6 +15,7 @@ import msgspec
 
 from loadgen.records import Record
 from loadgen.reports.schema import (
+    Computed,
     Figures,
     Happened,
     PlanFacts,
@@ -39,6 +40,7 @@ class Setting(msgspec.Struct, frozen=True):
 
     `max_lag_s`: a run whose client was later than this at its 99th percentile is invalid. `ideals`: hit rates by name.
     `window_s`: the timeline's windows, None for a round width. `regret_mean_s`: from receipts, where they were read.
+    `computed`: by the replicas' own counters, or else why it is not known.
     """
 
     slo: Slo = Slo()
@@ -47,6 +49,8 @@ class Setting(msgspec.Struct, frozen=True):
     events: tuple[Happened, ...] = ()
     window_s: float | None = None
     regret_mean_s: float | None = None
+    computed: Mapping[str, Computed] = {}
+    computed_unknown: str = ""
 
 
 def run_report(target: Target, plan: Plan, records: Sequence[Record], setting: Setting) -> RunReport:
@@ -66,6 +70,8 @@ def run_report(target: Target, plan: Plan, records: Sequence[Record], setting: S
         replicas={name: _replica_facts(served[name], reports_cached(records)) for name in names},
         timeline=timeline(records, names, found.duration_s, setting.window_s),
         error_messages=dict(Counter(record.error for record in records if record.error).most_common(MESSAGES_KEPT)),
+        computed={name: setting.computed[name] for name in sorted(setting.computed, key=_natural)},
+        computed_unknown=setting.computed_unknown,
     )
 
 
@@ -83,6 +89,7 @@ def figures(records: Sequence[Record], setting: Setting, fleet: int, offered_rps
     itl = _spread([gap for record in good for gap in record.inter_token_latencies])
     e2e = _spread([record.end - record.due for record in good])
     lag = _spread([record.lag for record in records])
+    balance = _balance(setting.computed) if setting.computed else _balance_by_answers(served, known, fleet)
     return Figures(
         requests=len(records),
         errors=len(records) - len(good),
@@ -108,8 +115,8 @@ def figures(records: Sequence[Record], setting: Setting, fleet: int, offered_rps
         goodput_rps=ratio(met, duration),
         hit_rate=ratio(cached, prompt) if known else None,
         predicted_hit_rate=ratio(sum(record.predicted_tokens or 0 for record in foreseen), _total(foreseen)[0]),
-        balance_tokens=max_over_mean(_computed(served), fleet) if known else None,
-        balance_requests=max_over_mean([len(its) for its in served.values()], fleet),
+        balance_tokens=balance.tokens,
+        balance_requests=balance.requests,
         regret_mean_s=setting.regret_mean_s,
         lag_p50_s=lag.p50,
         lag_p99_s=lag.p99,
@@ -156,9 +163,22 @@ def _total(records: Sequence[Record]) -> tuple[int, int]:
     return sum(record.prompt_tokens for record in records), sum(record.cached_tokens for record in records)
 
 
-def _computed(served: Mapping[str, Sequence[Record]]) -> list[int]:
-    """Prompt tokens that each replica computed."""
-    return [prompt - cached for prompt, cached in map(_total, served.values())]
+class _Balance(NamedTuple):
+    tokens: float | None
+    requests: float | None
+
+
+def _balance(computed: Mapping[str, Computed]) -> _Balance:
+    tokens = [each.prompt_tokens - each.cached_tokens for each in computed.values()]
+    requests = [each.requests for each in computed.values()]
+    return _Balance(max_over_mean(tokens, len(tokens)), max_over_mean(requests, len(requests)))
+
+
+def _balance_by_answers(served: Mapping[str, Sequence[Record]], known: bool, fleet: int) -> _Balance:
+    """`known`: whether cached tokens are."""
+    tokens = [prompt - cached for prompt, cached in map(_total, served.values())]
+    requests = [len(its) for its in served.values()]
+    return _Balance(max_over_mean(tokens, fleet) if known else None, max_over_mean(requests, fleet))
 
 
 def _by_replica(records: Sequence[Record]) -> dict[str, list[Record]]:

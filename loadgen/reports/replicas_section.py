@@ -15,12 +15,15 @@ from loadgen.reports.markup import Markup, element, join
 from loadgen.reports.schema import RunReport
 
 _INTRODUCTION = "Prompt tokens that each computed (those not cached), when their request's first token came."
+_UNNAMED = "No answer named the replica that gave it."
+_COUNTED = "By the replicas' own counters."
 
 
 def section(reports: Mapping[str, RunReport], clock: Axis, marks: Sequence[Mark]) -> Markup:
     known = {name: report for name, report in reports.items() if report.replicas}
-    if not known:
-        nobody = element("p", "No answer named the replica that gave it.", class_="soft")
+    unnamed = {name: report for name, report in reports.items() if report.computed and not report.replicas}
+    if not known and not unnamed:
+        nobody = element("p", _UNNAMED, class_="soft")
         return element("section", element("h2", "Replicas"), nobody)
     heats = {name: heat.heat(report.timeline) for name, report in known.items()}
     most = max((value for found in heats.values() for cells in found.cells for value in cells), default=0)
@@ -28,9 +31,13 @@ def section(reports: Mapping[str, RunReport], clock: Axis, marks: Sequence[Mark]
     return element(
         "section",
         element("h2", "Replicas"),
-        element("p", _INTRODUCTION, class_="soft"),
+        element("p", _INTRODUCTION, class_="soft") if known else Markup(),
         element("div", *maps, class_="plots"),
         *(join(element("h3", name), tables.replicas(report)) for name, report in known.items()),
+        *(
+            join(element("h3", name), element("p", f"{_UNNAMED} {_COUNTED}", class_="soft"), tables.counted(report))
+            for name, report in unnamed.items()
+        ),
     )
 
 

@@ -57,7 +57,7 @@ def best(form: str, figures: Sequence[Figure], better: Better) -> list[bool]:
 def groups(reports: Mapping[str, RunReport]) -> list[Group]:
     """The lines that at least one of the reports has a figure for."""
     every = [
-        Group("Requests", _requests(_slo_text({report.slo for report in reports.values()}))),
+        Group("Requests", _requests(slo_text({report.slo for report in reports.values()}))),
         Group("Latency", _latency()),
         Group("Cache", _cache(reports)),
         Group("Fleet and client", _fleet()),
@@ -70,66 +70,69 @@ def _known(row: Row, reports: Mapping[str, RunReport]) -> bool:
     return any(figure is not None for figure in row.figures(reports))
 
 
-def _slo_text(slos: set[Slo]) -> str:
+def slo_text(slos: set[Slo]) -> str:
+    """What a good request is, as it stands beside figures of such."""
     if len(slos) != 1:
         return "each under its own SLO"
     slo = next(iter(slos))
     return f"TTFT ≤ {slo.ttft_s:g} s, TPOT ≤ {slo.tpot_s * 1e3:g} ms"
 
 
-def _field(label: str, field: str, form: str, better: Better = None, scale: float = 1.0) -> Row:
-    return Row(label, lambda report: getattr(report.figures, field), form, better, scale)
+def field(label: str, name: str, form: str, better: Better = None, scale: float = 1.0) -> Row:
+    """The line of the figure of this name in `schema.Figures`."""
+    return Row(label, lambda report: getattr(report.figures, name), form, better, scale)
 
 
-def _ms(label: str, field: str, form: str = "{:,.1f}", better: Better = min) -> Row:
-    return _field(f"{label}, ms", field, form, better, 1e3)
+def in_ms(label: str, name: str, form: str = "{:,.1f}", better: Better = min) -> Row:
+    """The same of a time, in milliseconds."""
+    return field(f"{label}, ms", name, form, better, 1e3)
 
 
 def _requests(slo: str) -> tuple[Row, ...]:
     return (
         Row("requests planned", lambda report: report.plan.requests, "{:,}"),
-        _field("requests", "requests", "{:,}"),
-        _field("errors", "errors", "{:,}", min),
-        _field("duration, s", "duration_s", "{:,.1f}"),
-        _field("offered, req/s", "offered_rps", "{:,.2f}"),
-        _field("answered, req/s", "achieved_rps", "{:,.2f}", max),
-        _field(f"good ({slo})", "good", "{:.1%}", max),
-        _field("goodput, req/s", "goodput_rps", "{:,.2f}", max),
+        field("requests", "requests", "{:,}"),
+        field("errors", "errors", "{:,}", min),
+        field("duration, s", "duration_s", "{:,.1f}"),
+        field("offered, req/s", "offered_rps", "{:,.2f}"),
+        field("answered, req/s", "achieved_rps", "{:,.2f}", max),
+        field(f"good ({slo})", "good", "{:.1%}", max),
+        field("goodput, req/s", "goodput_rps", "{:,.2f}", max),
     )
 
 
 def _latency() -> tuple[Row, ...]:
     return (
-        _ms("TTFT mean", "ttft_mean_s"),
-        _ms("TTFT p50", "ttft_p50_s"),
-        _ms("TTFT p90", "ttft_p90_s"),
-        _ms("TTFT p95", "ttft_p95_s"),
-        _ms("TTFT p99", "ttft_p99_s"),
-        _ms("TTFT from sending p50", "ttft_sent_p50_s"),
-        _ms("TTFT from sending p99", "ttft_sent_p99_s"),
-        _ms("TPOT mean", "tpot_mean_s", "{:,.2f}"),
-        _ms("TPOT p50", "tpot_p50_s", "{:,.2f}"),
-        _ms("TPOT p99", "tpot_p99_s", "{:,.2f}"),
-        _ms("ITL p50", "itl_p50_s", "{:,.2f}"),
-        _ms("ITL p99", "itl_p99_s", "{:,.2f}"),
-        _ms("end to end mean", "e2e_mean_s"),
-        _ms("end to end p50", "e2e_p50_s"),
-        _ms("end to end p99", "e2e_p99_s"),
+        in_ms("TTFT mean", "ttft_mean_s"),
+        in_ms("TTFT p50", "ttft_p50_s"),
+        in_ms("TTFT p90", "ttft_p90_s"),
+        in_ms("TTFT p95", "ttft_p95_s"),
+        in_ms("TTFT p99", "ttft_p99_s"),
+        in_ms("TTFT from sending p50", "ttft_sent_p50_s"),
+        in_ms("TTFT from sending p99", "ttft_sent_p99_s"),
+        in_ms("TPOT mean", "tpot_mean_s", "{:,.2f}"),
+        in_ms("TPOT p50", "tpot_p50_s", "{:,.2f}"),
+        in_ms("TPOT p99", "tpot_p99_s", "{:,.2f}"),
+        in_ms("ITL p50", "itl_p50_s", "{:,.2f}"),
+        in_ms("ITL p99", "itl_p99_s", "{:,.2f}"),
+        in_ms("end to end mean", "e2e_mean_s"),
+        in_ms("end to end p50", "e2e_p50_s"),
+        in_ms("end to end p99", "e2e_p99_s"),
     )
 
 
 def _cache(reports: Mapping[str, RunReport]) -> tuple[Row, ...]:
     ideals = dict.fromkeys(name for report in reports.values() for name in report.ideals)
     return (
-        _field("hit rate", "hit_rate", "{:.1%}", max),
-        _field("hit rate, the router's estimate", "predicted_hit_rate", "{:.1%}"),
+        field("hit rate", "hit_rate", "{:.1%}", max),
+        field("hit rate, the router's estimate", "predicted_hit_rate", "{:.1%}"),
         *(
             Row(f"hit rate, one cache for all: {name.replace('_', ' ')}", partial(_ideal, name), "{:.1%}")
             for name in ideals
         ),
-        _field("prompt tokens", "prompt_tokens", "{:,}"),
-        _field("cached tokens", "cached_tokens", "{:,}"),
-        _field("completion tokens", "completion_tokens", "{:,}"),
+        field("prompt tokens", "prompt_tokens", "{:,}"),
+        field("cached tokens", "cached_tokens", "{:,}"),
+        field("completion tokens", "completion_tokens", "{:,}"),
     )
 
 
@@ -139,12 +142,12 @@ def _ideal(name: str, report: RunReport) -> Figure:
 
 def _fleet() -> tuple[Row, ...]:
     return (
-        _field("balance, computed tokens (max / mean)", "balance_tokens", "{:.2f}", min),
-        _field("balance, requests (max / mean)", "balance_requests", "{:.2f}", min),
-        _ms("regret mean, predicted", "regret_mean_s", "{:,.2f}"),
-        _ms("client's own lag p50", "lag_p50_s", "{:,.1f}", None),
-        _ms("client's own lag p99", "lag_p99_s", "{:,.1f}", None),
-        _ms("client's own lag max", "lag_max_s", "{:,.1f}", None),
+        field("balance, computed tokens (max / mean)", "balance_tokens", "{:.2f}", min),
+        field("balance, requests (max / mean)", "balance_requests", "{:.2f}", min),
+        in_ms("regret mean, predicted", "regret_mean_s", "{:,.2f}"),
+        in_ms("client's own lag p50", "lag_p50_s", "{:,.1f}", None),
+        in_ms("client's own lag p99", "lag_p99_s", "{:,.1f}", None),
+        in_ms("client's own lag max", "lag_max_s", "{:,.1f}", None),
     )
 
 

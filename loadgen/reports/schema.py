@@ -65,8 +65,9 @@ class Figures(msgspec.Struct, frozen=True):
     - `hit_rate`: cached prompt tokens / prompt tokens, both as the server reported them (None where it never says how
       many were cached); `predicted_hit_rate`: the same with the router's estimate, over requests with a receipt.
     - `balance_tokens`: prompt tokens that the busiest replica computed / the mean of the fleet (1 is even);
-      `balance_requests`: the same of requests. None where the server names no replicas, or does not say how many tokens
-      were cached. Where the fleet's size is not known, its mean is that of the replicas that were named.
+      `balance_requests`: the same of requests. By the replicas' own counters where they are known; else by answers, and
+      None where these name no replicas, or do not say how many tokens were cached. Where the fleet's size is not known,
+      its mean is that of the replicas that were named.
     - `regret_mean_s`: over receipts, predicted TTFT of the chosen replica - that of the best (compare/judge.py; a
       policy that predicts alike has little of it by construction). None without receipts.
     - `lag_*`: how late the client itself was in sending.
@@ -156,9 +157,21 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
     ttft_p99_s: float | None
 
 
+class Computed(msgspec.Struct, frozen=True):
+    """What one replica did in the run by its own counters: requests that ended, prompt tokens, and those of them that
+    it had cached. Its router may have sent it more than was asked here, such as a request tried again.
+    """
+
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+
+
 class RunReport(msgspec.Struct, frozen=True):
     """`ideals` has hit rates over the planned prompt tokens (in a closed loop, over those sent), by name;
-    `error_messages` the most frequent ones.
+    `error_messages` the most frequent ones. `remarks` are what a reader of valid figures must know all the same.
+    `computed` has every replica's own counters where it was started here, and `computed_unknown` says why they are not
+    known.
     """
 
     name: str
@@ -173,6 +186,9 @@ class RunReport(msgspec.Struct, frozen=True):
     timeline: Timeline
     error_messages: dict[str, int]
     schema: int = SCHEMA
+    remarks: tuple[str, ...] = ()
+    computed: dict[str, Computed] = {}
+    computed_unknown: str = ""
 
 
 def to_json(report: msgspec.Struct) -> bytes:

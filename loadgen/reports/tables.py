@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from loadgen.reports import rows
 from loadgen.reports.markup import Markup, element, join
 from loadgen.reports.schema import ReplicaFacts, RunReport
+from loadgen.reports.statistics import ratio
 
 MOST_REPLICAS = 100
 
@@ -73,6 +74,27 @@ def replicas(report: RunReport) -> Markup:
     left_out = len(ordered) - len(body)
     note = element("p", f"And {left_out} less busy ones; the JSON document has them all.", class_="soft")
     return join(grid(head, body), note if left_out else Markup())
+
+
+def counted(report: RunReport) -> Markup:
+    """The replicas by their own counters, the busiest first; of very many only those."""
+    computed = {name: each.prompt_tokens - each.cached_tokens for name, each in report.computed.items()}
+    ordered = sorted(report.computed.items(), key=lambda item: computed[item[0]], reverse=True)
+    mean = sum(computed.values()) / (len(computed) or 1)
+    body = [
+        row(
+            name,
+            [
+                f"{each.requests:,}",
+                f"{each.prompt_tokens:,}",
+                f"{computed[name]:,}",
+                f"{computed[name] / mean:.2f}" if mean else rows.NOTHING,
+                *rows.texts("{:.1%}", [ratio(each.cached_tokens, each.prompt_tokens)]),
+            ],
+        )
+        for name, each in ordered[:MOST_REPLICAS]
+    ]
+    return grid(["replica", "requests", "prompt tokens", "computed", "of the mean", "hit rate"], body)
 
 
 def _replica(facts: ReplicaFacts, mean: float) -> list[str]:

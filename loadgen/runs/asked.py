@@ -44,6 +44,11 @@ class Asked(msgspec.Struct, frozen=True):
     history: History
     tokenizer: Path | None
 
+    @property
+    def trace(self) -> Path | None:
+        """The file of --trace."""
+        return Path(self.settings["file"]) if "file" in self.settings else None
+
     def plan(self, seed: int | None = None) -> Plan:
         """The plan, or the same with another seed. Raises UsageError for what cannot be planned."""
         try:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from loadgen.processes import ChildFailed
 from loadgen.records import Record
 from loadgen.reports.schema import Happened
+from loadgen.runs.counters import Meter, Work
 from loadgen.runs.events import Event, check_events, play
 from loadgen.runs.receipts import ReceiptReader, with_predictions
 from loadgen.runs.runner import Runner
@@ -24,7 +25,7 @@ from scoring.decision import Receipt
 
 class RunResult(NamedTuple):
     """`interrupted` says why the run ended early, None where it did not; `receipts_failure` why there are no (more)
-    receipts, "" where there are.
+    receipts, "" where there are. `work` is by the replicas' own counters.
     """
 
     records: list[Record]
@@ -32,6 +33,7 @@ class RunResult(NamedTuple):
     events: tuple[Happened, ...]
     interrupted: str | None
     receipts_failure: str
+    work: Work = Work({})
 
 
 async def run_once(
@@ -46,6 +48,8 @@ async def run_once(
     """
     check_events(events, stand, runner.plan.duration_s)
     happened: list[Happened] = []
+    meter = Meter(stand.own_replicas)
+    await meter.begin()
     reader = ReceiptReader(runner) if runner.target.control else None
     with _few_pauses():
         async with asyncio.TaskGroup() as group:
@@ -59,13 +63,15 @@ async def run_once(
             if show is not None:
                 beside.append(group.create_task(show(runner)))
             await running
+            interrupted = runner.interrupted  # a signal that comes later interrupts nothing
             for task in beside:
                 task.cancel()
+    work = await meter.work()
     if reader is None:
-        return RunResult(runner.records, [], tuple(happened), runner.interrupted, "")
+        return RunResult(runner.records, [], tuple(happened), interrupted, "", work)
     await reader.read()
     records = with_predictions(runner.records, reader.receipts, runner.mark)
-    return RunResult(records, reader.receipts, tuple(happened), runner.interrupted, reader.failure)
+    return RunResult(records, reader.receipts, tuple(happened), interrupted, reader.failure, work)
 
 
 @contextmanager

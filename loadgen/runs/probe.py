@@ -5,14 +5,12 @@ Owns these few requests, outside any measurement. Must never be used while a run
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping
 
 import aiohttp
 import msgspec
 
-from loadgen.processes import POLL_S, Child, ChildFailed, Children
+from loadgen.processes import Child, Children, NotYet, said
 
 PROBE_S = 10.0
 
@@ -51,7 +49,7 @@ async def described_fleet(control: str) -> DescribedFleet:
     """Raises StandFailed when `control` is not a router's control port."""
     url = f"{control}/fleet"
     try:
-        return msgspec.json.decode(await _fetch(url, {}), type=DescribedFleet)
+        return msgspec.json.decode(await fetch(url, {}, of=" (--control)"), type=DescribedFleet)
     except msgspec.DecodeError as error:
         raise StandFailed(f"{url} (--control) is not a RadixGate router's control port: {error}") from None
 
@@ -60,7 +58,7 @@ async def served_model(url: str, headers: Mapping[str, str]) -> str:
     """Raises StandFailed unless the server says that it serves exactly one model."""
     asked = f"{url}/v1/models"
     try:
-        models = [model.id for model in msgspec.json.decode(await _fetch(asked, headers), type=_Models).data]
+        models = [model.id for model in msgspec.json.decode(await fetch(asked, headers), type=_Models).data]
     except msgspec.DecodeError as error:
         raise StandFailed(f"{asked} did not say which models there are ({error}); choose one with --model") from None
     if len(models) != 1:
@@ -73,25 +71,19 @@ async def routes(children: Children, router: Child, url: str, model: str, timeou
 
     Raises ChildFailed when it does not within the time, or when any child dies meanwhile.
     """
-    deadline = time.monotonic() + timeout_s
-    said = "nothing yet"
     body = {"model": model, "messages": [{"role": "user", "content": "Ready?"}], "max_tokens": 1}
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_S)) as http:
-        while time.monotonic() < deadline:
-            children.check()
-            try:
-                if await _well(http, url):
-                    async with http.post(f"{url}/v1/chat/completions", json=body) as response:
-                        if response.status == 200:
-                            return
-                        said = f"HTTP {response.status}: {(await response.read())[:300].decode(errors='replace')}"
-            except (aiohttp.ClientError, OSError) as error:
-                said = f"{type(error).__name__}: {error}"
-            await asyncio.sleep(POLL_S)
-    raise ChildFailed(
-        f"{router.name} did not route a first request within {timeout_s:g} s; {url} said: {said}. "
-        f"The end of its log:\n{router.log_tail()}"
-    )
+
+    async def ask(http: aiohttp.ClientSession) -> bytes:
+        if not await _well(http, url):
+            raise NotYet("neither GET /v1/models nor GET /health answers 200")
+        async with http.post(f"{url}/v1/chat/completions", json=body) as response:
+            answer = await response.read()
+            if response.status != 200:
+                raise NotYet(said(response, answer))
+            return answer
+
+    otherwise = f"did not route a first request within {timeout_s:g} s; {url}"
+    await children.until_answered(router, ask, otherwise, timeout_s, PROBE_S)
 
 
 async def _well(http: aiohttp.ClientSession, url: str) -> bool:
@@ -102,15 +94,15 @@ async def _well(http: aiohttp.ClientSession, url: str) -> bool:
     return False
 
 
-async def _fetch(url: str, headers: Mapping[str, str]) -> bytes:
-    """Raises StandFailed unless it answers 200."""
+async def fetch(url: str, headers: Mapping[str, str], within_s: float = PROBE_S, of: str = "") -> bytes:
+    """The body. `of` goes into messages behind the URL. Raises StandFailed unless it answers 200."""
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_S)) as http:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=within_s)) as http:
             async with http.get(url, headers=headers) as response:
                 body = await response.read()
                 if response.status == 200:
                     return body
-                said = f"HTTP {response.status}: {body[:300].decode(errors='replace')}"
+                why = said(response, body)
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        said = f"{type(error).__name__}: {error}"
-    raise StandFailed(f"{url} did not answer: {said}")
+        why = f"{type(error).__name__}: {error}"
+    raise StandFailed(f"{url}{of} did not answer: {why}")

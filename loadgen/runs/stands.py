@@ -47,6 +47,11 @@ class Stand:
     def can_add(self) -> bool:
         return self._fleet is not None
 
+    @property
+    def own_replicas(self) -> Mapping[str, str]:
+        """URLs, by name, of those that were started here: nobody else asks them."""
+        return self.replicas if self._children is not None else {}
+
     def process(self, name: str) -> Child | None:
         return self._children.named(name) if self._children is not None else None
 

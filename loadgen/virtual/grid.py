@@ -6,10 +6,10 @@ cell's result is what that command writes, and anybody can run it alone.
 
 from __future__ import annotations
 
-import subprocess
+import asyncio
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -50,29 +50,46 @@ def cells(
     return list(dict.fromkeys(Cell(*parts) for parts in product(traces, capacities, replicas, rate_scales)))
 
 
-def simulate(cell: Cell, shared: Sequence[str], directory: Path) -> SimulationReport:
-    """Runs the cell, unless its file is there already. Raises CellFailed."""
+async def simulate(cell: Cell, shared: Sequence[str], directory: Path) -> SimulationReport:
+    """Runs the cell, unless its file is there already. Raises CellFailed. Cancelled, it ends the simulation."""
     result = directory / cell.file(shared)
     if not result.exists():
         arguments = ["bench", "simulate", *cell.arguments(), *shared]
         unfinished = result.with_suffix(".unfinished")
         command = [sys.executable, "-P", "-m", "router.main", *arguments, "--json", str(unfinished)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        if ran.returncode:
-            raise CellFailed(f"radixgate {' '.join(arguments)}\n{ran.stderr.strip()}")
-        unfinished.rename(result)
-    return msgspec.json.decode(result.read_bytes(), type=SimulationReport)
-
-
-def simulate_all(
-    listed: Sequence[Cell], shared: Sequence[str], directory: Path, jobs: int
-) -> Iterator[tuple[Cell, SimulationReport]]:
-    """In order, `jobs` at a time. Raises CellFailed at the first that fails; what is done stays in `directory`."""
-    with ThreadPoolExecutor(jobs) as pool:
-        under_way = [pool.submit(simulate, cell, shared, directory) for cell in listed]
+        process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE)
         try:
-            for cell, future in zip(listed, under_way, strict=True):
-                yield cell, future.result()
+            _, said = await process.communicate()
         finally:
-            for future in under_way:
-                future.cancel()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            raise CellFailed(f"radixgate {' '.join(arguments)}\n{said.decode(errors='replace').strip()}")
+        unfinished.rename(result)
+    try:
+        return msgspec.json.decode(result.read_bytes(), type=SimulationReport)
+    except msgspec.DecodeError as error:
+        raise CellFailed(f"{result} (--out) is no result of `bench simulate` ({error}); remove it") from None
+
+
+async def simulate_all(
+    listed: Sequence[Cell], shared: Sequence[str], directory: Path, jobs: int, on_done: Callable[[], object]
+) -> list[tuple[Cell, SimulationReport]]:
+    """In order, `jobs` at a time; `on_done` hears of each. Raises CellFailed at the first that fails; what is done
+    stays in `directory`.
+    """
+    places = asyncio.Semaphore(jobs)
+
+    async def one(cell: Cell) -> SimulationReport:
+        async with places:
+            report = await simulate(cell, shared, directory)
+        on_done()
+        return report
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            under_way = [group.create_task(one(cell)) for cell in listed]
+    except* CellFailed as failed:
+        raise failed.exceptions[0] from None
+    return [(cell, task.result()) for cell, task in zip(listed, under_way, strict=True)]

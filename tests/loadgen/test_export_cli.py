@@ -44,3 +44,17 @@ def test_what_waits_for_answers_cannot_be_written_beforehand(tmp_path: Path, opt
     assert ran.exit_code == 2
     assert "causal=false" in ran.output
     assert not (tmp_path / "asks.jsonl").exists()
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    plan = ("--workload", "universal", "--arrivals", "poisson:2", "--duration", "5")
+    full = export(Path("/dev/full"), *plan)
+    assert full.exit_code == 1
+    assert "cannot write /dev/full (--out): No space left on device" in full.output
+    trace = tmp_path / "trace.jsonl"
+    line = '{"timestamp": 0, "input_length": 100, "output_length": 5, "hash_ids": [1]}\n'
+    trace.write_text(line)
+    same = export(trace, "--trace", str(trace))
+    assert same.exit_code == 2
+    assert "--trace and --out are the same file" in same.output
+    assert trace.read_text() == line

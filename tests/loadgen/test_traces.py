@@ -1,24 +1,18 @@
-"""Traces: what is read of a file, what is wrong with one, and which tokens the prompts have."""
+"""Traces: what is read of a file, and what is wrong with one."""
 
 from __future__ import annotations
 
 import gzip
 import lzma
 from collections.abc import Callable
-from itertools import takewhile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from loadgen.replay import Replay, ordinary_tokens
-from loadgen.traces import BLOCK_TOKENS, BlockTokens, TraceError, TraceRequest, facts, read_trace
-from replica import tokenizer
+from loadgen.traces import TraceError, TraceRequest, facts, read_trace
 
 EXCERPT = Path(__file__).with_name("excerpt.jsonl")
 GOOD = b'{"timestamp": 5, "input_length": 600, "output_length": 1, "hash_ids": [1, 2]}\n'
-WORDS = range(7, 300)
 
 
 def written(path: Path, *lines: bytes) -> Path:
@@ -84,52 +78,6 @@ def test_a_damaged_archive_is_an_error_and_not_a_shorter_trace(
     for damaged in (whole[:-20], b"no archive", whole[:40] + b"\0\1\2\3" + whole[44:]):
         with pytest.raises(TraceError, match=suffix):
             list(read_trace(written(tmp_path / f"trace.jsonl{suffix}", damaged)))
-
-
-CHAINS = st.lists(st.integers(0, 3), min_size=1, max_size=6)
-
-
-def prompts(ids: list[int], cut: int) -> TraceRequest:
-    return TraceRequest(0.0, len(ids) * BLOCK_TOKENS - cut, 1, tuple(ids))
-
-
-@given(CHAINS, CHAINS, st.integers(0, BLOCK_TOKENS - 1), st.integers(0, BLOCK_TOKENS - 1))
-def test_prompts_share_exactly_the_blocks_whose_ids_are_equal(
-    left: list[int], right: list[int], left_cut: int, right_cut: int
-) -> None:
-    tokens = BlockTokens(WORDS, seed=3)
-    one, other = tokens.prompt(prompts(left, left_cut)), tokens.prompt(prompts(right, right_cut))
-    assert len(one) == len(left) * BLOCK_TOKENS - left_cut
-    blocks = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False))))
-    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
-    least = min(blocks * BLOCK_TOKENS, len(one), len(other))
-    assert least <= shared < least + 16  # a few tokens may be equal by chance
-
-
-def test_tokens_are_the_same_in_every_run_and_none_is_special() -> None:
-    request = TraceRequest(0.0, 2000, 1, (5, 6, 7, 8))
-    words = ordinary_tokens(tokenizer.directory())
-    assert BlockTokens(WORDS, seed=1).prompt(request)[:4] == [191, 210, 278, 179]  # whatever machine draws them
-    prompt = BlockTokens(words, seed=1).prompt(request)
-    assert prompt != BlockTokens(words, seed=2).prompt(request)
-    assert set(prompt) <= set(words)
-    assert not set(words) & {0, 1, 2}  # <|endoftext|>, <|im_start|>, <|im_end|>
-
-
-def test_a_vocabulary_without_words_is_refused() -> None:
-    with pytest.raises(ValueError, match="vocabulary"):
-        BlockTokens([])
-
-
-def test_a_replay_compresses_time_and_caps_answers() -> None:
-    requests = list(read_trace(EXCERPT))
-    replay = Replay(requests, BlockTokens(WORDS), speedup=5.0, max_output=8)
-    assert [session.start_s for session in replay.sessions] == [0, 0.5, 1, 2, 2, 3, 4, 5]
-    asks = [replay.ask(session, []) for session in replay.sessions]
-    assert [len(ask["prompt"]) for ask in asks] == [request.prompt_tokens for request in requests]
-    assert [ask["max_tokens"] for ask in asks] == [3, 1, 8, 5, 2, 4, 4, 4]  # every answer has a token
-    assert replay.duration_s > replay.sessions[-1].start_s
-    assert replay.longest == 1540
 
 
 def test_the_facts_of_a_trace_tell_what_a_cache_could_save() -> None:

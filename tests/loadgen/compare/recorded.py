@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import msgspec
 
-from loadgen.cli import demo_workload
-from loadgen.client import OpenLoopClient
 from loadgen.compare.receipts import Recorded
-from loadgen.fleet import FleetParameters, local_fleet
-from loadgen.workloads import RagParameters
+from loadgen.fleet import FleetParameters
+from loadgen.plans.catalogue import make_plan
+from loadgen.plans.prompts import Prompts
+from loadgen.runs.runner import Runner
+from loadgen.runs.stands import policy_stand
 
 PACE = 0.001  # seconds a token, in receipts made by hand
 
@@ -56,10 +57,10 @@ def answered_by_a_router(policy: str, replicas: int) -> bytes:
 
 
 async def _record(policy: str, replicas: int) -> bytes:
-    workload = demo_workload(RagParameters(duration_s=1.5, sessions_per_s=12, think_s=0.1), seed=1)
-    async with local_fleet(policy, FleetParameters(replicas=replicas, speedup=8), seed=1) as fleet:
-        records = await OpenLoopClient(fleet.url, fleet.model, workload).run()
+    plan = make_plan("rag", arrivals="poisson:12", duration_s=1.5, settings={"think_s": 0.1})
+    async with policy_stand(policy, FleetParameters(replicas=replicas, speedup=8), seed=1) as stand:
+        records = await Runner(stand.target, plan, Prompts(plan, "chat", "real")).run()
         assert not any(record.error for record in records)
         async with httpx.AsyncClient() as http:
-            answer = await http.get(f"{fleet.control}/receipts?limit=1024")
+            answer = await http.get(f"{stand.target.control}/receipts?limit=1024")
             return answer.content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from loadgen.commands.bench import bench
-from loadgen.compare.schema import ComparisonReport
+from loadgen.compare.schema import Against, ComparisonReport, RunMetric
 from loadgen.fleet import RADIXGATE, FleetParameters, start_replicas
 from loadgen.processes import Children, free_ports
 
@@ -66,6 +65,39 @@ def test_two_policies_from_end_to_end(tmp_path: Path) -> None:
     assert "bootstrap over sessions" in page
     for text in ("kv: repetition 1: ", "ratio of medians", "Differences from kv", "Note: "):
         assert text in done.output
+
+
+def balance(against: Against, figure: str) -> RunMetric:
+    (found,) = (metric for metric in against.runs if metric.metric == figure)
+    return found
+
+
+def test_balance_is_by_the_replicas_own_counters_whoever_routes(server: str, tmp_path: Path) -> None:
+    json_file, html_file = tmp_path / "c.json", tmp_path / "c.html"
+    serve = f"{sys.executable} -P -m router.main serve --listen 127.0.0.1:{{port}} --control 127.0.0.1:{{free_port}}"
+    theirs = f"theirs=!{serve} --policy round_robin {{replicas:--replica}}"
+    fleet = ("--replicas", "2", "--speedup", "16", "--repetitions", "1")
+    outputs = ("--json", str(json_file), "--html", str(html_file))
+    done = compare("round_robin", theirs, f"there={server}", *SHORT, *fleet, *outputs)
+    assert done.exit_code == 0, done.output
+    found = document(json_file)
+    ours, foreign, running = (side.repetitions[0].report for side in found.sides)
+    assert ours.computed.keys() == foreign.computed.keys() == {"r0", "r1"}
+    for report in (ours, foreign):
+        assert sum(work.requests for work in report.computed.values()) == found.plan.requests
+        assert sum(work.prompt_tokens for work in report.computed.values()) == report.figures.prompt_tokens
+    against_theirs, against_there = found.against
+    for figure in ("balance_tokens", "balance_requests"):
+        known = balance(against_theirs, figure)
+        assert (known.baseline, known.side) == (getattr(ours.figures, figure), getattr(foreign.figures, figure))
+        assert known.difference.method == "none"  # one repetition says nothing of the next
+        assert (balance(against_there, figure).side, balance(against_there, figure).difference.value) == (None, None)
+    assert running.computed == {}
+    assert "balance, requests" in done.output
+    assert "no balance of there: replicas that were not started here may be asked by others too" in " ".join(
+        done.output.split()
+    )
+    assert "no balance of there" in html_file.read_text()
 
 
 def test_sides_take_turns_and_three_repetitions_give_students_intervals(server: str, tmp_path: Path) -> None:
@@ -178,4 +210,4 @@ def test_an_interruption_before_any_repetition_has_finished_says_so(server: str,
     running.read_until("a: repetition 1 of 3 begins")
     assert running.end(signal.SIGINT) == 128 + signal.SIGINT, running.output
     assert "No repetition of all sides has finished" in running.output
-    assert json.loads(file.read_bytes() or b"null") is None
+    assert not file.exists()

@@ -26,7 +26,6 @@ def answered(session: int, ttft_s: float, *, turn: int = 0, cached: int = 0, due
     return Record(
         session=session,
         turn=turn,
-        document=0,
         due=due,
         sent=due,
         end=first + 0.02,
@@ -39,7 +38,7 @@ def answered(session: int, ttft_s: float, *, turn: int = 0, cached: int = 0, due
 
 
 def failed(session: int, turn: int = 0) -> Record:
-    return Record(session=session, turn=turn, document=0, due=0.0, sent=0.0, end=1.0, error="no")
+    return Record(session=session, turn=turn, due=0.0, sent=0.0, end=1.0, error="no")
 
 
 def compared(baseline: Sequence[Sequence[Record]], side: Sequence[Sequence[Record]], seed: int = 1) -> Against:
@@ -111,7 +110,7 @@ def test_requests_that_make_no_pair_are_counted_by_why() -> None:
 
 def test_a_request_of_one_token_counts_everywhere_but_in_the_time_per_token() -> None:
     short = [
-        Record(0, 0, 0, 0.0, 0.0, 1.0, (1.0,), 200, prompt_tokens=9, completion_tokens=1),
+        Record(0, 0, 0.0, 0.0, 1.0, (1.0,), 200, prompt_tokens=9, completion_tokens=1),
         answered(1, 1.0),
     ]
     found = compared([short], [short])

@@ -32,7 +32,6 @@ def record(
     return Record(
         session=0,
         turn=0,
-        document=0,
         due=due,
         sent=due + lag,
         end=times[-1],
@@ -49,7 +48,7 @@ def record(
 
 
 def failure(due: float = 0.0, end: float = 1.0, error: str = "HTTP 503", replica: str = "") -> Record:
-    return Record(session=0, turn=0, document=0, due=due, sent=due, end=end, status=503, error=error, replica=replica)
+    return Record(session=0, turn=0, due=due, sent=due, end=end, status=503, error=error, replica=replica)
 
 
 def target(name: str = "kv", model: str = "simulated", replicas: int | None = 2) -> Target:
@@ -93,7 +92,6 @@ def any_record(draw: st.DrawFn) -> Record:
     return Record(
         session=draw(st.integers(0, 5)),
         turn=0,
-        document=0,
         due=due,
         sent=due + lag,
         end=(times[-1] if times else due + lag) + after,

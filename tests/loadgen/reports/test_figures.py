@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loadgen.records import Record
 from loadgen.reports.figures import Setting, meets, run_report
-from loadgen.reports.schema import Happened, Slo
+from loadgen.reports.schema import Computed, Happened, Slo
 from tests.loadgen.reports.samples import any_record, failure, plan, record, report, target
 
 
@@ -180,3 +180,12 @@ def test_percentiles_rise_and_shares_are_shares(records: list[Record]) -> None:
         assert share is None or 0 <= share <= 1
     for balance in (found.balance_tokens, found.balance_requests):
         assert balance is None or balance >= 1 - 1e-9
+
+
+def test_replicas_own_counters_make_the_balance_where_there_are_any() -> None:
+    """Also of answers that name none of them, or all the same one."""
+    computed = {"r10": Computed(1, 100, 100), "r2": Computed(3, 400, 100), "r1": Computed(2, 200, 100)}
+    report = run_report(target(replicas=2), plan(), [record(replica="front")], Setting(computed=computed))
+    assert report.figures.balance_tokens == pytest.approx(300 / (400 / 3))
+    assert report.figures.balance_requests == pytest.approx(3 / 2)
+    assert list(report.computed) == ["r1", "r2", "r10"]

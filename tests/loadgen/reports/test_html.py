@@ -15,7 +15,7 @@ from loadgen.compare.schema import Against, ComparisonReport, Estimate, LeftOut,
 from loadgen.records import Record
 from loadgen.reports.figures import Setting, run_report
 from loadgen.reports.html import page, write_html
-from loadgen.reports.schema import Happened, RunReport
+from loadgen.reports.schema import Computed, Happened, RunReport
 from tests.loadgen.reports.reading import Page
 from tests.loadgen.reports.samples import any_record, failure, plan, record, report, target
 
@@ -214,3 +214,11 @@ def test_the_page_is_written_as_one_file(tmp_path: Path) -> None:
     write_html(path, {"kv": report(_many(10))}, {"kv": _many(10)})
     assert Page(path.read_text("utf-8")).count("h1") == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replicas_that_no_answer_named_are_shown_by_their_own_counters() -> None:
+    records = [record(replica="")]
+    computed = {"r0": Computed(1, 400, 100), "r1": Computed(0, 0, 0)}
+    words = " ".join(_page(records, Setting(computed=computed)).words)
+    assert "No answer named the replica that gave it. By the replicas' own counters." in words
+    assert "r0 1 400 300 2.00 25.0%" in words

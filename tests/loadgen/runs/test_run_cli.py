@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,39 +15,19 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner
 
-import loadgen
 from loadgen.commands.run import run
 from loadgen.records import Record
 from loadgen.reports.schema import from_json
+from tests.loadgen.runs.left import ROOT, environment, running
 from tests.loadgen.runs.servers import answer_well, serving
 from tests.router.harness import wait_until
 
-ROOT = Path(loadgen.__file__).parents[1]
 TIMEOUT_S = 60
 SMALL = ["--replicas", "2", "--speedup", "20", "--workload", "shared-prefix", "--arrivals", "constant:10"]
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from loadgen.commands.bench import bench; bench()", "run", *arguments]
-
-
-def environment(tmp_path: Path) -> dict[str, str]:
-    """Passed on to every process of the run, so that any which is left can be found by its TMPDIR."""
-    python_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "160", "PYTHONPATH": python_path}
-
-
-def running(tmp_path: Path) -> dict[int, list[str]]:
-    """Every process of the run: its command line by its id."""
-    mark = f"TMPDIR={tmp_path}".encode()
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (process / "environ").read_bytes().split(b"\0"):
-                found[int(process.name)] = (process / "cmdline").read_text().split("\0")
-        except OSError:
-            continue  # ended meanwhile, or not ours to read
-    return found
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -123,6 +102,101 @@ def test_an_interrupted_run_is_reported_and_leaves_nothing_behind(tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {"figures.json", "log"}
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_over_is_written_when_somebody_does_not_wait_for_its_ideals(tmp_path: Path, number: int) -> None:
+    """Of conversations whose first request fails few are asked; their ideals take a minute, of all their turns."""
+    figures, requests = tmp_path / "figures.json", tmp_path / "requests.jsonl"
+    long = ["--workload", "chat", "--set", "turns=400", "--arrivals", "constant:10", "--set", "think_s=0"]
+    outputs = ["--json", str(figures), "--jsonl", str(requests)]
+    nobody = ["--url", "http://127.0.0.1:1", "--model", "m", "--duration", "1"]
+    process = subprocess.Popen(
+        command(*nobody, *long, *outputs),
+        env=environment(tmp_path),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    with process:
+        wait_until(lambda: requests.exists() and requests.stat().st_size > 0, TIMEOUT_S)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + number, output.decode()
+    report = from_json(figures.read_bytes())
+    assert len(lines(requests)) == report.figures.requests == 10
+    assert report.ideals == {}
+    assert not any("interrupted" in reason for reason in report.validity.reasons)  # all was asked
+    assert b"--no-ideals" in output
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> list[str]:
+    """A run in a second, without a server, of which there is a result all the same."""
+    nobody = ["--url", "http://127.0.0.1:1", "--model", "m", "--workload", "shared-prefix", "--no-ideals"]
+    return command(*nobody, "--arrivals", "constant:10", "--duration", "1")
+
+
+@pytest.mark.parametrize("flag", ["--json", "--jsonl", "--html"])
+def test_a_file_that_cannot_be_written_costs_nothing_else(tmp_path: Path, small: list[str], flag: str) -> None:
+    others = {other: tmp_path / other for other in {"--json", "--jsonl", "--html"} - {flag}}
+    outputs = [part for other, path in others.items() for part in (other, str(path))]
+    done = subprocess.run(
+        [*small, flag, "/dev/full", *outputs],
+        env=environment(tmp_path),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 1
+    assert f"cannot write /dev/full ({flag}): No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(path.stat().st_size > 0 for path in others.values())
+    assert "client's own lag p50" in done.stdout
+
+
+def test_a_run_goes_on_to_its_files_when_nobody_reads_what_it_prints(tmp_path: Path, small: list[str]) -> None:
+    figures = tmp_path / "figures.json"
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec 3>&1; ("$@"; echo "exit $?" >&3) | true', "sh", *small, "--json", str(figures)],
+        env=environment(tmp_path),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.stdout == "exit 1\n"  # all of its requests failed
+    assert done.stderr == ""
+    assert from_json(figures.read_bytes()).figures.requests == 10
+
+
+def test_a_run_that_nobody_reads_and_that_writes_nothing_ends(tmp_path: Path, small: list[str]) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec 3>&1; ("$@"; echo "exit $?" >&3) | true', "sh", *small, "--duration", "1000"],
+        env=environment(tmp_path),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.stdout == f"exit {128 + signal.SIGPIPE}\n"
+    assert done.stderr == ""
+
+
+def test_a_full_disk_behind_standard_output_is_said(tmp_path: Path, small: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*small, "--json", str(tmp_path / "figures.json")],
+            env=environment(tmp_path),
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    assert (done.returncode, done.stderr) == (1, "Error: cannot write to standard output: No space left on device.\n")
+    assert from_json((tmp_path / "figures.json").read_bytes()).figures.requests == 10
+
+
 async def test_a_running_server_is_asked_and_its_errors_exit_with_1(tmp_path: Path) -> None:
     async def break_on_long_answers(request: web.Request) -> web.StreamResponse:
         if (await request.json())["max_tokens"] > 40:
@@ -155,7 +229,14 @@ async def test_a_running_server_is_asked_and_its_errors_exit_with_1(tmp_path: Pa
         (["--url", "http://127.0.0.1:1"], "did not answer"),
         (["--url", "http://127.0.0.1:1", "--command", "x"], "exclude each other"),
         (["--url", "http://127.0.0.1:1", "--model", "m", "--receipts", "{tmp}/r"], "name its --control"),
-        (["--url", "127.0.0.1:1", "--model", "m"], "is not a URL such as"),
+        (["--url", "127.0.0.1:1", "--model", "m"], "'--url': '127.0.0.1:1' is not a URL such as"),
+        (["--url", "http://127.0.0.1:99999"], "'--url': 'http://127.0.0.1:99999' is not a URL such as"),
+        (["--url", "http://[::1"], "'--url': 'http://[::1' is not a URL such as"),
+        (["--url", ""], "'--url': '' is not a URL such as"),
+        (["--url", "http://127.0.0.1:1", "--control", "a:2"], "'--control': 'a:2' is not a URL such as"),
+        (["--url", "http://127.0.0.1:1", "--control", "http://127.0.0.1:1"], "/fleet (--control) did not answer"),
+        (["--json", "{tmp}/one", "--html", "{tmp}/./one"], "--json and --html are the same file"),
+        (["--jsonl", "/proc/no/such"], "cannot write /proc/no/such (--jsonl)"),
         (["--url", "http://127.0.0.1:1", "--model", "m", "--event", "1:kill:r1"], "no process that was started here"),
         (["--event", "1:explode"], "is not an event; the forms are"),
         (["--event", "x"], "is not an event; the forms are"),

@@ -47,7 +47,7 @@ async def test_a_session_is_asked_turn_by_turn_and_all_of_it_is_recorded() -> No
     ]
     for record in records:
         assert (record.prompt_tokens, record.cached_tokens, record.completion_tokens) == (40, 32, 3)
-        assert (record.replica, record.group, record.document, len(record.token_times)) == ("r1", 3, 3, 3)
+        assert (record.replica, record.group, len(record.token_times)) == ("r1", 3, 3)
         assert 0 <= record.due <= record.sent + 1e-3
         assert record.sent <= record.token_times[0] <= record.token_times[-1] <= record.end
     assert [record.planned_prompt_tokens for record in records] == [20, 20 + 7 + 20]
@@ -152,6 +152,19 @@ async def test_a_failed_turn_ends_its_session_but_not_the_others() -> None:
         (0, "HTTP 500: It broke."): 1,
         (1, ""): 2,
     }
+
+
+async def test_an_error_event_fails_the_request_and_ends_its_session() -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = await begin(request)
+        await response.write(text("half") + event({"error": {"message": "The replica died.", "code": 502}}))
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async with serving(handler) as url:
+        (record,) = await run(url, plan(session(turn(), turn())))
+    assert "The replica died." in record.error
+    assert len(record.token_times) == 1
 
 
 async def test_a_turn_with_a_time_of_its_own_is_asked_after_a_failure() -> None:
@@ -363,6 +376,19 @@ async def test_requests_go_to_the_targets_urls_in_turn() -> None:
     async with serving(handler) as one, serving(handler) as other:
         await runner((one, other), plan(*(session(start_s=index / 100) for index in range(6)))).run()
     assert sorted(heard.values()) == [3, 3]
+
+
+async def test_the_urls_are_taken_in_turn_even_within_a_conversation() -> None:
+    heard: Counter[tuple[str, int]] = Counter()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        heard[request.host, (await request.json())["max_tokens"]] += 1
+        return await answer_well(request)
+
+    async with serving(handler) as one, serving(handler) as other:
+        await runner((one, other), plan(session(*(turn(number + 1) for number in range(4))), growing=True)).run()
+        hosts = [url.removeprefix("http://") for url in (one, other)]
+    assert heard == {(hosts[0], 1): 1, (hosts[1], 2): 1, (hosts[0], 3): 1, (hosts[1], 4): 1}
 
 
 async def test_a_session_header_is_the_same_for_a_session_and_for_no_other() -> None:

@@ -70,6 +70,7 @@ async def test_a_policys_stand_answers_and_its_receipts_tell_what_the_router_bel
         assert receipt.prompt_tokens == record.prompt_tokens == record.planned_prompt_tokens == 340
         assert record.predicted_tokens == receipt.overlap_tokens[receipt.candidates.index(receipt.chosen)]
     assert sum(record.predicted_tokens or 0 for record in result.records) > 0
+    assert result.work.computed.keys() == {"r0", "r1"}
     # A process that died by itself ends the run, and what there was is kept.
     assert broken.interrupted is not None
     assert "router ended with exit code -9" in broken.interrupted
@@ -95,6 +96,8 @@ async def test_a_fleet_loses_gains_slows_and_forgets_while_it_is_asked() -> None
         *("kill r1", "add r2", "slow r0 x3", "flush r0", "stop r0", "cont r0"),
     ]
     assert [event.error for event in result.events] == [""] * 6
+    assert result.work.computed == {}  # r1 took its counters with it
+    assert "r1 did not tell its counters" in result.work.unknown
     assert {record.replica for record in result.records if record.due < 0.4} <= {"r0", "r1"}
 
 
@@ -110,6 +113,13 @@ async def test_somebody_elses_router_is_put_before_replicas_that_join_nobody() -
     took: dict[str, list[float]] = {}
     for record in result.records:
         took.setdefault(record.replica, []).append(record.end - record.sent)
+    assert {name: work.requests for name, work in result.work.computed.items()} == {"r0": 5, "r1": 5}
+    assert sum(work.prompt_tokens for work in result.work.computed.values()) == sum(
+        record.prompt_tokens for record in result.records
+    )
+    assert sum(work.cached_tokens for work in result.work.computed.values()) == sum(
+        record.cached_tokens for record in result.records
+    )
     quick, slow = sorted(map(min, took.values()))  # the replicas' names are the router's own
     assert slow > 2 * quick
 

@@ -78,6 +78,14 @@ def test_requests_may_come_faster_and_be_fewer(tmp_path: Path) -> None:
         (("--incident", "5:kill:8", "--incident", "6:add"), "no replica 8 at 5 s"),
         (("--max-running", "4096"), "--max-running"),
         (("--until", "0"), "--until"),
+        (("--until", "nan"), "--until"),
+        (("--rate-scale", "nan"), "--rate-scale"),
+        (("--prefill-rate", "inf"), "--prefill-rate"),
+        (("--event-loss", "nan"), "--event-loss"),
+        (("--event-delay", "inf"), "--event-delay"),
+        (("--slo-ttft", "nan"), "--slo-ttft"),
+        (("--window", "1e-9"), "--window"),
+        (("--json", str(EXCERPT)), "--trace and --json are the same file"),
     ],
 )
 def test_bad_options_are_named(options: tuple[str, ...], complaint: str) -> None:
@@ -118,3 +126,10 @@ def test_the_eviction_is_the_replicas_own_unless_another_is_named(tmp_path: Path
     small = ("--policy", "kv", "--replicas", "1", "--capacity-tokens", "5000", "--prefill-only")
     found = {name: document(tmp_path, *small, "--eviction", name) for name in EVICTIONS}
     assert [found[name]["setup"]["eviction"] for name in EVICTIONS] == list(EVICTIONS)
+
+
+def test_figures_that_cannot_be_written_are_shown(tmp_path: Path) -> None:
+    ran = CliRunner().invoke(bench, ["simulate", "--trace", str(EXCERPT), "--policy", "kv", "--json", "/dev/full"])
+    assert ran.exit_code == 1
+    assert "cannot write /dev/full (--json): No space left on device" in ran.output
+    assert "Hit rates possible" in ran.output

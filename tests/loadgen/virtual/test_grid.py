@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from loadgen.commands.bench import bench
+from tests.loadgen.runs.left import ROOT, environment, running
+from tests.router.harness import wait_until
 
 EXCERPT = Path(__file__).parents[1] / "excerpt.jsonl"
 
@@ -54,3 +60,56 @@ def test_two_cells_never_share_a_file_and_each_is_simulated_once(tmp_path: Path)
     assert ran.exit_code == 2
     assert "--trace" in ran.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--rate-scale", "nan"), "--rate-scale"),
+        (("--capacity-tokens", "0"), "--capacity-tokens"),
+        (("--out", "/dev/null"), "/dev/null"),
+        (("--out", "/proc/no"), "cannot make the folder /proc/no (--out)"),
+    ],
+)
+def test_bad_options_are_named(tmp_path: Path, options: tuple[str, ...], complaint: str) -> None:
+    ran = grid(tmp_path, *options, "--replicas", "1")
+    assert ran.exit_code in (1, 2)
+    assert isinstance(ran.exception, SystemExit)
+    assert complaint in " ".join(ran.output.split())
+
+
+def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
+    shared = ("--replicas", "1", "--", "--policy", "kv", "--prefill-only")
+    assert grid(tmp_path, *shared).exit_code == 0
+    (file,) = tmp_path.iterdir()
+    file.write_text("x")
+    ran = grid(tmp_path, *shared)
+    assert ran.exit_code == 1
+    assert f"{file} (--out) is no result" in " ".join(ran.output.split())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_grid_ends_its_simulations(tmp_path: Path, number: int) -> None:
+    lines = [
+        {"timestamp": 10 * index, "input_length": 5000, "output_length": 500, "hash_ids": list(range(10))}
+        for index in range(50_000)
+    ]
+    trace = tmp_path / "long.jsonl"
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    main = [sys.executable, "-c", "from loadgen.commands.bench import bench; bench()"]
+    arguments = ["grid", "--trace", str(trace), "--out", str(tmp_path / "out"), "--replicas", "2", "--jobs", "2"]
+    process = subprocess.Popen(
+        [*main, *arguments, "--replicas", "4", "--", "--policy", "kv"],
+        env=environment(tmp_path),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        wait_until(lambda: len(running(tmp_path)) == 3, 60)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said.decode()
+    assert b"Traceback" not in said
+    assert running(tmp_path) == {}

@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import loadgen
+from loadgen.demo.command import demo
+from loadgen.plans.catalogue import make_again
 
 ROOT = Path(loadgen.__file__).parents[1]
 TIMEOUT_S = 60
@@ -69,6 +72,8 @@ def test_a_small_demo_compares_policies(tmp_path: Path) -> None:
         assert set(policy["replicas"]) <= {"r0", "r1"}
         assert sum(policy["replicas"].values()) == policy["requests"]
     assert result["workload"]["fleet"]["replicas"] == 2
+    asked = make_again("rag", result["workload"]["seed"], result["workload"]["parameters"])
+    assert len(asked.sessions) == result["workload"]["sessions"]
     assert "kv against round_robin: " in done.stdout
     for label in ("hit rate", "TTFT p50", "TTFT p95", "TPOT", "goodput", "balance", "errors"):
         assert label in done.stdout
@@ -108,7 +113,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: int) 
     demo = Running(tmp_path)
     assert len(running(tmp_path)) == 3  # the demo, its router, its replica
     demo.process.send_signal(number)
-    assert demo.finish() != 0
+    assert demo.finish() == 128 + number
     assert running(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
 
@@ -137,3 +142,20 @@ def test_a_fleet_that_cannot_start_is_explained(tmp_path: Path) -> None:
     assert "router ended with exit code" in done.stderr
     assert "no_such_policy" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--rate", "0.0001", "--duration", "1"], "--rate: no session starts within 1 s"),
+        (["--rate", "nan"], "'--rate': nan is no finite number"),
+        (["--duration", "0.5"], "'--duration': 0.5 is not in the range"),
+        (["--replicas", "0"], "'--replicas'"),
+        (["--json", "/proc/no/such"], "cannot write /proc/no/such"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_at_once_by_the_name_of_its_flag(arguments: list[str], complaint: str) -> None:
+    done = CliRunner().invoke(demo, arguments)
+    assert done.exit_code != 0
+    assert complaint in done.output
+    assert "starting the fleet" not in done.output

@@ -1,0 +1,1 @@
+"""What several routers know together, against one router, and against each knowing only its own: `make routers`."""

@@ -1,0 +1,5 @@
+"""`python -m loadgen.routers`."""
+
+from loadgen.routers.command import main
+
+main()
