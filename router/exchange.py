@@ -197,8 +197,10 @@ class Exchange:
         """Of a stream, the body's, not the head's: some engines send that before they have computed anything."""
         now = self._carrier.clock()
         if self._booking is not None:
-            # An answer that is no stream may have come whole.
-            self._booking.first_byte(now, teaches=self._event_stream, cached_tokens=self._cached_tokens)
+            # An answer that is no stream may have come whole. Where tokens were estimated, the replica counts others.
+            exact = self._receipt is not None and self._receipt.mode == "exact"
+            cached_tokens = self._cached_tokens if exact else None
+            self._booking.first_byte(now, teaches=self._event_stream, cached_tokens=cached_tokens)
         ttft = now - self._started
         telemetry = self._carrier.telemetry
         telemetry.ttft.add(ttft)

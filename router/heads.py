@@ -67,7 +67,7 @@ def _read_special(read: ResponseHead, lower: bytes) -> None:
     at = lower.find(b"\r\nx-radixgate-cached-tokens:")
     if at >= 0:
         cached = _value(lower, at + 28)
-        read.cached_tokens = int(cached) if cached.isdigit() else None
+        read.cached_tokens = int(cached) if cached.isdigit() and len(cached) < 10 else None
 
 
 def relayed_head(head: bytes, extra: bytes, read: ResponseHead, *, dechunk: bool = False) -> bytes:

@@ -39,6 +39,8 @@ AGREE = 6  # so many that are off to the same side end what was known before,
 OFF = 1.7  # off by at least this factor
 ROUNDS = 3  # in which overhead and pace are fitted to each other; an error shrinks to a quarter or so in each
 MIN_SPREAD = 3.0  # between few and many decoding streams, for a slope to mean anything
+MOST_SLOWDOWN = 0.1  # a stream: ten of them double the time of a prefill beside them
+UNLIKE = 2.5  # times as much work in the largest third as in the smallest, for an overhead to be told apart
 SPEEDS = (1e-7, 1.0)  # seconds a token that can be
 
 
@@ -223,6 +225,8 @@ def _paces(receipts: Iterable[Lesson], shape: Learned) -> list[tuple[float, floa
 def _slowdown(window: Sequence[Lesson], known: Learned) -> float:
     """A resistant line (Brown and Mood) of the pace over the decoding streams: through the medians of the halves with
     fewer and with more of them.
+
+    A known overhead beyond the times seen since would make the few seem to take no time, and many endlessly longer.
     """
     ordered = sorted(window, key=itemgetter(1))
     half = len(ordered) // 2
@@ -232,11 +236,11 @@ def _slowdown(window: Sequence[Lesson], known: Learned) -> float:
     low, high = few[half // 2].decoding, many[half // 2].decoding
     if high - low < MIN_SPREAD:
         return known.slowdown
-    alone = replace(known, slowdown=0.0)
+    alone = replace(known, slowdown=0.0, overhead_s=min(known.overhead_s, _shortest(window)))
     fast, slow = (weighted_median(_paces(part, alone)) for part in (few, many))
     slope = max(slow - fast, 0.0) / (high - low)
     pace = max(fast - slope * low, fast / 10, SPEEDS[0])
-    return slope / pace
+    return min(slope / pace, MOST_SLOWDOWN)
 
 
 def _overhead(window: Sequence[Lesson], known: Learned) -> float:
@@ -245,17 +249,23 @@ def _overhead(window: Sequence[Lesson], known: Learned) -> float:
     The pace taken for that is found anew: first the slope of a resistant line of time over work, then that of all
     receipts less the overhead so far. With the known one, a pace that is too high and an overhead that is too long
     would prove each other for ever: short requests would seem to be overhead only, and all others to be computed in no
-    time. Nor is it ever longer than the shortest time seen.
+    time. Nor is it ever longer than the shortest time seen; what cannot be told is forgotten by and by.
     """
-    shortest = min(lesson.ttft_s for lesson in window)
+    shortest = _shortest(window)
     points = sorted((work * (1.0 + known.slowdown * decoding), ttft) for work, decoding, ttft, _ in window)
     third = len(points) // 3
     least, most = points[:third], points[-third:]
-    if third < AGREE // 2 or 2 * least[-1][0] > points[len(points) // 2][0]:
+    if third < AGREE // 2:
         return min(known.overhead_s, shortest)
     (few, soon), (much, late) = (map(median, zip(*part, strict=True)) for part in (least, most))
+    if much < UNLIKE * few:
+        return min(known.overhead_s, shortest) / 2
     overhead, pace = 0.0, max(late - soon, 0.0) / (much - few)
     for _ in range(ROUNDS):
         overhead = min(max(median(ttft - pace * work for work, ttft in least), 0.0), shortest)
         pace = weighted_median(_paces(window, replace(known, overhead_s=overhead)))
     return overhead
+
+
+def _shortest(window: Iterable[Lesson]) -> float:
+    return min(lesson.ttft_s for lesson in window)

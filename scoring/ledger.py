@@ -192,7 +192,7 @@ class Booking(msgspec.Struct):
 
     def first_byte(self, now: float = 0.0, *, teaches: bool = True, cached_tokens: int | None = None) -> None:
         """The prefill is over; the request decodes from here on. `teaches`: and has only just ended. `cached_tokens`:
-        what the replica really found of the prompt, where it says so.
+        what the replica really found of the prompt, where it says so, in tokens like those that were booked.
         """
         if self.stage is not WAITING:
             return
@@ -202,8 +202,8 @@ class Booking(msgspec.Struct):
         load._decoding += 1
         load._queued_tokens -= self.uncached_tokens
         load.standing = None
-        if cached_tokens is not None:
-            load.surprise_tokens += self.prompt_tokens - cached_tokens - self.uncached_tokens
+        if cached_tokens is not None and teaches and not self.silent_until:
+            load.surprise_tokens += max(self.prompt_tokens - cached_tokens, 1) - self.uncached_tokens
         if self.uncached_tokens:
             load._moved_at = now
             if teaches and load.taught is not None and not self.silent_until:

@@ -32,6 +32,7 @@ class Recorded(msgspec.Struct, frozen=True):
     chosen: str
     request_id: str = ""
     costs: tuple[float, ...] | None = None
+    mode: str = "exact"
     attempts: int = 1
     status: int | None = None
     outcome: str | None = None

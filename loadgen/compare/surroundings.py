@@ -83,7 +83,7 @@ class Surroundings:
             self._context[receipt.chosen] -= receipt.prompt_tokens
             load.served += 1
             return
-        if receipt.cached_tokens is not None:
+        if receipt.cached_tokens is not None and receipt.mode == "exact":
             booked = uncached(receipt, receipt.overlap_tokens[receipt.position])
             load.surprise_tokens += uncached(receipt, receipt.cached_tokens) - booked
         load.moved_at = event.moment  # as in the ledger, a request that ends without a first byte moves no queue

@@ -138,6 +138,23 @@ def test_and_that_of_whoever_waited_behind_it() -> None:
     assert [(lesson.work_tokens, lesson.ttft_s) for lesson in lessons] == [(5000, 5.0), (6000, 6.0), (1500, 1.5)]
 
 
+def test_a_first_byte_that_was_not_seen_in_time_corrects_nobodys_lesson() -> None:
+    load, lessons = replica(), []
+    load.taught = lambda _, first: lessons.append(first)
+    whole = load.book(50_000, 50_000, 0.0, streamed=False)
+    behind = load.book(8000, 8000, 2.0)
+    whole.first_byte(2.5, teaches=False, cached_tokens=49_000)
+    behind.first_byte(10.0)
+    assert [lesson.work_tokens for lesson in lessons] == [56_000]
+
+
+def test_a_replica_that_found_more_than_the_prompt_has_still_computed_a_token() -> None:
+    load, lessons = replica(), []
+    load.taught = lambda _, first: lessons.append(first)
+    load.book(1000, 300, 0.0).first_byte(1.0, cached_tokens=1500)
+    assert [lesson.work_tokens for lesson in lessons] == [1]
+
+
 def test_the_work_before_a_request_is_no_more_than_what_is_queued_however_late_that_is() -> None:
     load, lessons = replica(), []
     load.taught = lambda _, first: lessons.append(first)

@@ -129,15 +129,36 @@ def test_a_slow_start_passes_neither_for_overhead_nor_for_speed_for_long(seed: i
     assert calibration.of("r").overhead_s < 0.2
 
 
+@pytest.mark.parametrize("spread", [0.02, 0.2, 0.4])
+def test_nor_where_all_that_comes_after_it_is_alike(spread: float) -> None:
+    random, calibration = Random(1), Calibration()
+    for _ in range(8):
+        calibration.observe("r", random.randint(10, 200), 0, random.uniform(5.0, 8.0))
+    for _ in range(300):
+        work = int(2000 * random.uniform(1 - spread, 1 + spread))
+        calibration.observe("r", work, 0, work * PACE * math.exp(random.gauss(0, 0.01)))
+    assert pace_of(calibration) == pytest.approx(PACE, rel=0.15)
+
+
+@pytest.mark.parametrize("busy", [2, 20])
+@pytest.mark.parametrize("seed", range(20))
+def test_nor_for_harm_that_decoding_streams_do(seed: int, busy: int) -> None:
+    random, calibration = Random(seed), Calibration()
+    for _ in range(random.randint(8, 40)):
+        calibration.observe("r", random.randint(10, 200), random.randint(0, 12), random.uniform(1.0, 8.0))
+    for streams, count in ((20, random.randint(0, 24)), (busy, 300)):
+        feed(calibration, count, streams=streams, slowdown=0.02, random=random)
+    learned = calibration.of("r")
+    assert learned.work_s(2000, 0) == pytest.approx(2000 * PACE, rel=0.5)
+    assert learned.work_s(2000, 8) == pytest.approx(2000 * PACE * 1.16, rel=0.5)
+
+
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(0.0, 1e3)), min_size=1, max_size=100))
-def test_waits_of_which_nobody_knows_never_make_a_replica_seem_endlessly_fast(
-    receipts: list[tuple[int, float]],
-) -> None:
+def test_no_overhead_is_longer_than_all_that_was_seen(receipts: list[tuple[int, float]]) -> None:
     calibration = Calibration()
     for work, wait_s in receipts:
         calibration.observe("r", work, 0, wait_s + work * PACE)
-    learned = calibration.of("r")
-    assert learned.overhead_s <= max(wait_s + work * PACE for work, wait_s in receipts[-48:])
+    assert calibration.of("r").overhead_s <= max(wait_s + work * PACE for work, wait_s in receipts[-48:])
 
 
 def test_where_all_work_is_alike_the_expectation_is_right_all_the_same() -> None:
