@@ -7,8 +7,8 @@ The worth of a block is its *reuse density*: the hits to be expected a second of
 since its last use, on the turns its conversation has had, on the gap between the last two, and on whether it ended a
 prompt. For each such kind, hits and time at risk are counted by age, of ghosts too: without them nothing could be
 learned of what is given up soon. The density is that of the best moment to stop waiting (Gittins' index), so a block
-whose hits come late is not given up for being early. Where a duel (replica/reuse_duel.py) shows that recency finds
-more, the oldest goes first instead.
+whose hits come late is not given up for being early. Until as many blocks were given up as there are, and where a duel
+(replica/reuse_duel.py) shows that recency finds more, the oldest goes first instead.
 
 The words, in the order in which things happen. A table finds a resident prefix and stores what it computes after it:
 that is a *visit*. When it lets go, what nobody else uses becomes two *runs*, the last block and those before it: from
@@ -23,14 +23,15 @@ number that the seed does not fix.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import islice, product
 from random import Random
 
 from replica.eviction import Eviction, LeastRecent
-from replica.reuse_curves import AGES, Kind, ReuseCurves, Spells, age_step
+from replica.reuse_curves import AGES, INNER_EDGES, Kind, ReuseCurves
 from replica.reuse_duel import Duel
+from replica.reuse_ghosts import Ghosts
 from replica.reuse_runs import Run, Visit
 
 EVICTIONS = ("lru", "reuse")
@@ -52,6 +53,9 @@ GAPS = 4
 """Classes of the gap between two turns. It counts from the third turn on: the first of many conversations finds the
 prompt that all begin with, and that gap says nothing of its own."""
 
+KINDS: dict[Kind, Kind] = {kind: kind for kind in product(range(1, TURNS + 1), (False, True), range(GAPS + 1))}
+"""Each kind once: there are many runs."""
+
 
 class LeastReuse:
     """The leaf of the least reuse density among a few drawn at random, and then the rest of its run from the leaf up.
@@ -66,6 +70,8 @@ class LeastReuse:
         self._duel = Duel(capacity)
         self._unread = 0
         self._begun = 0
+        self._unlearned = capacity
+        """So many blocks are still given up by recency: curves drawn from a few young spells are worse than that."""
         self.cleared()
 
     def cleared(self) -> None:
@@ -73,9 +79,9 @@ class LeastReuse:
         self._run: list[Run | None] = [None] * capacity
         self._parent: list[int | None] = [None] * capacity
         self._children = [0] * capacity
-        self._turn = [0] * capacity
+        self._turn = bytearray(capacity)
         self._key = [0] * capacity
-        self._ghosts: OrderedDict[int, tuple[Run, int]] = OrderedDict()
+        self._ghosts = Ghosts()
         self._runs: dict[Run, None] = {}
         self._candidates: list[Run] = []
         self._good: list[Run] = []
@@ -103,20 +109,20 @@ class LeastReuse:
             return visit
         visit.found = path
         visit.turn = self._turn[path[-1]] + 1
-        found: list[Run] = []
-        of = self._run
-        for block in path:
-            run = of[block]
-            if run is not None:
-                of[block] = None
-                found.append(run)
-        visit.left = list(_counted(found))
-        for run, count in visit.left:
+        at, end, of = 0, len(path), self._run
+        while at < end:
+            run = of[path[at]]
+            if run is None:
+                at += 1
+                continue
+            start = at
+            while at < end and of[path[at]] is run:
+                of[path[at]] = None
+                at += 1
+            # Whoever uses a block uses those before it, so what is left of a run is its end.
+            del run.blocks[: at - start]
+            visit.left.append((run, at - start))
             visit.gap_s = now + self._begun * TICK_S - run.since
-            run.gone += count
-            if run.gone * 2 > len(run.blocks):
-                run.blocks = [block for block in run.blocks if of[block] is run]
-                run.gone = 0
         return visit
 
     def ran(self, visit: Visit, now: float) -> None:
@@ -129,26 +135,39 @@ class LeastReuse:
             visit.left = []
 
     def stored(self, visit: Visit, path: Sequence[int], parent: int | None, keys: Sequence[int], now: float) -> None:
-        parents, children, turns, ghosts = self._parent, self._children, self._turn, self._ghosts
-        found: list[Run] = []
+        parents, children, key_of = self._parent, self._children, self._key
         if parent is not None:
             children[parent] += 1
         for block, key in zip(path, keys, strict=True):
-            parents[block], self._key[block], children[block] = parent, key, 1
+            parents[block], key_of[block], children[block] = parent, key, 1
             parent = block
-            ghost = ghosts.pop(key, None)
-            if ghost is None:
-                turns[block] = visit.turn
-                continue
-            run, turns[block] = ghost
-            visit.turn = max(visit.turn, turns[block] + 1)
-            found.append(run)
         children[path[-1]] = 0
         self._duel.used(keys, False)
         now += self._begun * TICK_S
-        for run, count in _counted(found):
+        for run, count in self._remembered(visit, path, keys):
             visit.gap_s = now - run.since
             self._end(run, now, True, count)
+
+    def _remembered(self, visit: Visit, path: Sequence[int], keys: Sequence[int]) -> list[tuple[Run, int]]:
+        """The runs whose ghosts were stored anew, and how many of each. Every block of the path gets its turn."""
+        turns, ghosts = self._turn, self._ghosts
+        top = ghosts.tops.get
+        found: list[tuple[Run, int]] = []
+        at, end, turn = 0, len(keys), min(visit.turn, TURNS)
+        while at < end:
+            run = top(keys[at])
+            if run is None:
+                turns[path[at]] = turn
+                at += 1
+                continue
+            again = ghosts.take(run, keys, at)
+            for block, before in zip(islice(path, at, None), again, strict=False):
+                turns[block] = before
+            turn = min(TURNS, max(turn, max(again) + 1))
+            found.append((run, len(again)))
+            at += len(again)
+        visit.turn = max(visit.turn, turn)
+        return found
 
     def freed(self, visit: Visit, path: Sequence[int], now: float) -> None:
         if not visit.ran:
@@ -159,19 +178,21 @@ class LeastReuse:
         now += self._begun * TICK_S
         turn = min(visit.turn, TURNS)
         gap = gap_class(visit.gap_s) if visit.turn > 2 else 0
-        self._begin(path[:-1], (turn, False, gap), now)
-        self._begin(path[-1:], (turn, True, gap), now)
+        self._begin(path[:-1], KINDS[turn, False, gap], now)
+        self._begin(path[-1:], KINDS[turn, True, gap], now)
 
     def victims(self, count: int, now: float) -> list[int]:
-        now += self._begun * TICK_S
         if self._unread >= self._capacity // 2:
-            self._refresh(now)
+            self._unread = 0
+            self._curves.refresh(self.waiting(now))
+        now += self._begun * TICK_S
         given_up: list[int] = []
         while len(given_up) < count:
             run = self._current
             if run is None or run.place < 0 or not self._is_ready(run):
                 run = self._current = self._choose(now)
             self._peel(run, count, given_up)
+        self._unlearned -= count
         self._forget(now)
         return given_up
 
@@ -180,25 +201,24 @@ class LeastReuse:
 
     def _peel(self, run: Run, count: int, given_up: list[int]) -> None:
         """Gives up blocks of the run from its leaf up, until there are `count` or the next one is no leaf."""
-        blocks, of, parents, children = run.blocks, self._run, self._parent, self._children
-        mark = (run, 0)
-        while len(given_up) < count and blocks:
-            block = blocks[-1]
-            if children[block] or of[block] is not run:
-                return
-            blocks.pop()
+        blocks, of, children = run.blocks, self._run, self._children
+        first, least = len(blocks) - 1, max(0, len(blocks) - (count - len(given_up)))
+        while first > least and children[blocks[first - 1]] == 1:
+            first -= 1
+        peeled = blocks[first:]
+        peeled.reverse()
+        del blocks[first:]
+        for block in peeled:
             of[block] = None
-            given_up.append(block)
-            if self._turn[block] != mark[1]:
-                mark = (run, self._turn[block])  # shared by the run's ghosts of that turn: there are many
-            self._ghosts[self._key[block]] = mark
-            parent = parents[block]
-            if parent is not None:
-                children[parent] -= 1
-                if not children[parent]:
-                    above = of[parent]
-                    if above is not None and above is not run:
-                        self._admit(above)
+        given_up += peeled
+        self._ghosts.add(run, [*map(self._key.__getitem__, peeled)], map(self._turn.__getitem__, peeled))
+        parent = self._parent[peeled[-1]]
+        if parent is not None:
+            children[parent] -= 1
+            if not children[parent]:
+                above = of[parent]
+                if above is not None and above is not run:
+                    self._admit(above)
 
     def _put_back(self, visit: Visit, path: Sequence[int]) -> Sequence[int]:
         """The table never got room: what it took from runs is as old as before. Returns what others let go meanwhile,
@@ -213,9 +233,7 @@ class LeastReuse:
 
     def _forget(self, now: float) -> None:
         """Lets go of the oldest ghosts beyond their bound."""
-        ghosts = self._ghosts
-        gone = [ghosts.popitem(last=False)[1][0] for _ in range(len(ghosts) - GHOSTS * self._capacity)]
-        for run, count in _counted(gone):
+        for run, count in self._ghosts.forget(GHOSTS * self._capacity):
             self._end(run, now, False, count)
 
     def _begin(self, path: Sequence[int], kind: Kind, since: float) -> None:
@@ -253,57 +271,53 @@ class LeastReuse:
             run.place = -1
 
     def _is_ready(self, run: Run) -> bool:
-        """Whether its last block is a leaf nobody uses."""
+        """Whether its last block is a leaf."""
         blocks = run.blocks
-        while blocks and self._run[blocks[-1]] is not run:
-            blocks.pop()
-            run.gone -= 1
         return bool(blocks) and not self._children[blocks[-1]]
 
     def _choose(self, now: float) -> Run:
         """The least worthy of what is drawn and what was kept of the last draw; among equals the oldest."""
-        candidates, random = self._candidates, self._random
-        worth = self._curves.worth
+        drawn = self._drawn()
+        if not drawn:
+            raise IndexError("not so many blocks can be given up")
+        if self._duel.recent or self._unlearned > 0:
+            ranked = [(0.0, run.since, run.place) for run in drawn]
+        else:
+            worth = self._curves.worth
+            edges = INNER_EDGES  # age_step, spelt out
+            ranked = [(worth[run.kind][bisect_right(edges, now - run.since)], run.since, run.place) for run in drawn]
+        ranked.sort()
+        candidates = self._candidates
+        self._good = [candidates[place] for _, _, place in ranked[1 : KEPT + 1]]
+        return candidates[ranked[0][2]]
+
+    def _drawn(self) -> set[Run]:
+        """Candidates to choose from. Any that is found not to be one is struck off."""
+        candidates, children, random = self._candidates, self._children, self._random
         drawn = {run for run in self._good if run.place >= 0 and self._is_ready(run)}
-        rounds = 0
-        while candidates and (rounds < DRAWN or not drawn):
-            run = candidates[int(random() * len(candidates))]
-            if self._is_ready(run):
+        count, rounds = len(candidates), 0
+        while count and rounds < DRAWN:
+            run = candidates[int(random() * count)]
+            blocks = run.blocks
+            if blocks and not children[blocks[-1]]:  # _is_ready, spelt out: this is the innermost loop
                 drawn.add(run)
                 rounds += 1
             else:
                 self._retire(run)
-        if not drawn:
-            raise IndexError("not so many blocks can be given up")
-        if self._duel.recent:
-            ranked = sorted([(0.0, run.since, run.place, run) for run in drawn])
-        else:
-            ranked = sorted([(worth[run.kind][age_step(now - run.since)], run.since, run.place, run) for run in drawn])
-        self._good = [run for _, _, _, run in ranked[1 : KEPT + 1]]
-        return ranked[0][3]
+                count -= 1
+        return drawn
 
-    def curves(self, now: float) -> tuple[Spells, ...]:
-        """What was learned of reuse so far, as data that another one can `adopt`."""
-        return self._curves.spells(self._waiting(now + self._begun * TICK_S))
-
-    def adopt(self, curves: Iterable[Spells], now: float) -> None:
-        """Goes on from what others learned, instead of what it did. Raises ValueError if that has another form."""
-        self._curves.adopt(curves)
-        self._refresh(now + self._begun * TICK_S)
-
-    def _refresh(self, now: float) -> None:
-        self._unread = 0
-        self._curves.refresh(self._waiting(now))
-
-    def _waiting(self, now: float) -> dict[Kind, list[float]]:
+    def waiting(self, now: float) -> dict[Kind, list[float]]:
         """Blocks and ghosts that wait for a hit, by kind and age step."""
+        now += self._begun * TICK_S
         waiting: dict[Kind, list[float]] = {}
         one_in = -(-len(self._runs) // WATCHED) or 1
+        edges = INNER_EDGES  # age_step, spelt out
         for run in islice(self._runs, 0, None, one_in):
             counts = waiting.get(run.kind)
             if counts is None:
                 counts = waiting[run.kind] = [0.0] * AGES
-            counts[age_step(now - run.since)] += one_in * run.at_risk
+            counts[bisect_right(edges, now - run.since)] += one_in * run.at_risk
         return waiting
 
 
@@ -316,11 +330,6 @@ def make_eviction(name: str, blocks: int, seed: int | str = 0) -> Eviction:
             return LeastReuse(blocks, seed)
         case _:
             raise ValueError(f"{name!r} is not an eviction; use {' or '.join(EVICTIONS)}")
-
-
-def _counted(runs: Iterable[Run]) -> Iterator[tuple[Run, int]]:
-    """How many times each comes, in a row."""
-    return ((run, len(list(same))) for run, same in groupby(runs))
 
 
 def gap_class(gap_s: float | None) -> int:

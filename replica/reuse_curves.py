@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from operator import add
 
@@ -24,17 +23,6 @@ PRIOR = 30.0
 
 Kind = tuple[int, bool, int]
 """Turns of the conversation so far, whether the block ended the prompt, class of the gap before the last turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spells:
-    """What is known of one kind: how many blocks were used again in each age step, and how many were not, as far as
-    they were watched. Those of several replicas may be added up.
-    """
-
-    kind: Kind
-    hits: tuple[float, ...]
-    misses: tuple[float, ...]
 
 
 def age_step(age: float) -> int:
@@ -96,26 +84,6 @@ class ReuseCurves:
         """The densities by age step, in hits a second, of any kind asked for. Good until the next `refresh`."""
         return self._worth
 
-    def spells(self, waiting: Mapping[Kind, Sequence[float]]) -> tuple[Spells, ...]:
-        """All that was learned. Blocks that still wait for a hit count as watched up to now."""
-        none = (0.0,) * AGES
-        return tuple(
-            Spells(
-                kind,
-                tuple(self._hits.get(kind, none)),
-                tuple(map(add, self._misses.get(kind, none), waiting.get(kind, none))),
-            )
-            for kind in {**self._hits, **waiting}
-        )
-
-    def adopt(self, spells: Iterable[Spells]) -> None:
-        """Replaces what was learned, from the next `refresh` on. Raises ValueError for another number of ages."""
-        listed = list(spells)
-        if any(len(each.hits) != AGES or len(each.misses) != AGES for each in listed):
-            raise ValueError(f"reuse is learned by {AGES} age steps; these spells have another number")
-        self._hits = {each.kind: list(each.hits) for each in listed}
-        self._misses = {each.kind: list(each.misses) for each in listed}
-
     def refresh(self, waiting: dict[Kind, list[float]]) -> None:
         """Draws the curves anew. `waiting`: blocks still at risk, by kind and age step."""
         none = [0.0] * AGES
@@ -168,7 +136,7 @@ class _Worth(dict[Kind, list[float]]):
 def _sums(rows: Iterable[list[float]]) -> list[float]:
     total = [0.0] * AGES
     for row in rows:
-        total = [a + b for a, b in zip(total, row, strict=True)]
+        total = list(map(add, total, row))
     return total
 
 

@@ -45,11 +45,9 @@ class Duel:
     def used(self, keys: Iterable[int], found: bool) -> None:
         """Blocks of these keys were used, and the pool had found them, or not."""
         one_in, shadow = self._one_in, self._shadow
-        uses = had = 0
-        for key in keys:
-            if key % one_in:
-                continue
-            uses += 1
+        sample = [key for key in keys if not key % one_in]
+        uses, had = len(sample), 0
+        for key in sample:
             if key in shadow:
                 had += 1
                 shadow.move_to_end(key)

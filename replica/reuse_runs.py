@@ -5,6 +5,7 @@ Owns the form of both. Must never decide anything.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 from replica.reuse_curves import Kind
@@ -13,19 +14,22 @@ from replica.reuse_curves import Kind
 class Run:
     """Blocks of one path last used at once, `since` when, in seconds: all have the same age and kind.
 
-    `at_risk` of them, ghosts included, wait for a hit. `blocks` are the resident ones from the root on; `gone` of them
-    are used by now, and struck off later. `place` is the run's position among the candidates, -1 if it is none.
+    `at_risk` of them, ghosts included, wait for a hit. `blocks` are the resident ones nobody uses, from the root on.
+    `place` is the run's position among the candidates, -1 if it is none. `ghosts` are the keys of those given up, from
+    the leaf up, each with its turn in `turns`; `forgotten` of them, the first, are no longer there.
     """
 
-    __slots__ = ("at_risk", "blocks", "gone", "kind", "place", "since")
+    __slots__ = ("at_risk", "blocks", "forgotten", "ghosts", "kind", "place", "since", "turns")
 
     def __init__(self, blocks: list[int], kind: Kind, since: float) -> None:
         self.blocks = blocks
         self.kind = kind
         self.since = since
         self.at_risk = len(blocks)
-        self.gone = 0
         self.place = -1
+        self.ghosts = array("Q")
+        self.turns = bytearray()
+        self.forgotten = 0
 
 
 class Visit:

@@ -14,7 +14,7 @@ from radix.blocks import pack_tokens
 from replica.blocks import BlockPool, Namespace
 from replica.eviction import Eviction, LeastRecent
 from replica.reuse import GHOSTS, WATCHED, LeastReuse, make_eviction
-from replica.reuse_curves import AGES, EDGES, Kind, ReuseCurves, Spells, age_step, densities
+from replica.reuse_curves import AGES, EDGES, Kind, ReuseCurves, age_step, densities
 from replica.reuse_duel import Duel
 from replica.reuse_runs import Visit
 
@@ -50,7 +50,7 @@ class Cache:
         for block in fresh:
             held = prompt[: len(path) + 1]
             self.at[held], self.holds[block] = block, held
-            self.eviction.stored(visit, [block], path[-1] if path else None, [hash(held)], now)
+            self.eviction.stored(visit, [block], path[-1] if path else None, [hash(held) % 2**64], now)
             path.append(block)
         return visit, path
 
@@ -172,6 +172,25 @@ def test_where_recency_is_right_reuse_is_not_far_behind() -> None:
     assert hit_rate(LeastReuse(80), 80, asks) > hit_rate(LeastRecent(), 80, asks) - 0.01
 
 
+@pytest.mark.parametrize("learned", [False, True])
+def test_the_oldest_go_first_until_as_many_blocks_were_given_up_as_there_are(learned: bool) -> None:
+    cache = Cache(64, LeastReuse(64))
+
+    def ask(numbers: range, now: float) -> None:
+        for number in numbers:
+            table = cache.open((number,), now + number / 10_000)
+            assert table is not None
+            cache.close(*table, now + number / 10_000)
+
+    if learned:
+        ask(range(1000, 1128), -100.0)
+    for turn in range(4):
+        ask(range(32), 100.0 * turn)
+    ask(range(2000, 2048), 395.0)
+    kept = sum((number,) in cache.at for number in range(32))
+    assert kept > 27 if learned else kept < 22, "they are old, and about to return"
+
+
 def test_a_table_that_never_ran_teaches_nothing() -> None:
     eviction = LeastReuse(4)
     cache = Cache(4, eviction)
@@ -198,8 +217,8 @@ def test_a_table_that_never_ran_leaves_every_block_as_old_as_it_was() -> None:
         assert table is not None
         return table
 
-    def known() -> dict[Kind, Spells]:
-        return {spells.kind: spells for spells in eviction.curves(60.0)}
+    def known() -> tuple[float, dict[Kind, list[float]]]:
+        return eviction.hits, eviction.waiting(60.0)
 
     cache.close(*opened((1, 2, 3), 0.0), 0.0)
     cache.close(*opened((1,), 50.0), 50.0)
@@ -220,7 +239,7 @@ def test_all_that_waits_for_a_hit_counts_though_no_more_than_so_many_runs_are_lo
         eviction.stored(visit, [block], None, [block], 0.0)
         eviction.freed(visit, [block], 0.0)
     assert eviction.runs == blocks
-    counted = sum(sum(spells.misses) for spells in eviction.curves(1.0))
+    counted = sum(map(sum, eviction.waiting(1.0).values()))
     assert abs(counted - blocks) < 3
 
 
@@ -238,20 +257,6 @@ def test_curves_tell_apart_kinds_that_return_and_kinds_that_do_not() -> None:
     curves.learn((3, False, 0), 50.0, True, 1000)
     curves.refresh({})
     assert curves.worth[3, False, 0][0] > 3 * curves.worth[1, False, 0][0]
-
-
-def test_curves_handed_over_spare_the_learning() -> None:
-    taught, fresh = LeastReuse(80), LeastReuse(80)
-    hit_rate(taught, 80, mix(2000))
-    fresh.adopt(taught.curves(2000.0), 0.0)
-    start = mix(400)
-    assert hit_rate(fresh, 80, start) > hit_rate(LeastReuse(80), 80, start) + 0.02
-
-
-def test_curves_of_another_form_are_refused() -> None:
-    eviction = LeastReuse(8)
-    with pytest.raises(ValueError, match="age steps"):
-        eviction.adopt([Spells((1, False, 0), (1.0,), (1.0,))], 0.0)
 
 
 def test_recency_is_followed_where_it_finds_more_and_reuse_is_tried_again() -> None:

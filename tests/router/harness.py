@@ -139,8 +139,10 @@ class Peer:
         lines = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{extra}\r\n"
         self.send(f"HTTP/1.1 {status} X\r\n{lines}".encode() + body)
 
-    def send_stream_head(self) -> None:
-        self.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+    def send_stream_head(self, more: bytes = b"") -> None:
+        """`more`: lines, each with its end."""
+        kind = b"content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+        self.send(b"HTTP/1.1 200 OK\r\n" + kind + more + b"\r\n")
 
     def send_event(self, text: str) -> None:
         self.send(chunk(f"data: {text}\n\n".encode()))

@@ -51,6 +51,24 @@ def test_errors_and_answers_that_come_whole_teach_nothing(answer: Any, stream: b
         assert (replica["waiting"], replica["decoding"], replica["queued_tokens"]) == (0, 0, 0)
 
 
+def test_where_tokens_are_estimated_the_replicas_own_count_of_them_is_only_recorded() -> None:
+    """Text that it has in four times as many tokens as the router took it for would seem to be cached altogether."""
+
+    def answer(peer: Peer, head: bytes, body: bytes) -> None:
+        peer.send_stream_head(b"x-radixgate-cached-tokens: 4000\r\n")
+        peer.send_event("one")
+        peer.send(b"0\r\n\r\n")
+
+    with upstream(answer) as server, running_router(server.url) as router, Client(router.port) as client:
+        replica = fleet(router)[0]
+        while replica["receipts_learned_from"] < 6:
+            client.post(chat(f"{replica['served']} " + "x" * 4000, stream=True))
+            client.read_until(b"0\r\n\r\n")
+            (replica,) = fleet(router)
+        assert replica["prefill_tokens_per_s"] != 8000  # the prior; a receipt of next to no work changes nothing
+        assert {receipt["cached_tokens"] for receipt in receipts(router)} == {4000}
+
+
 def test_a_request_without_a_prompt_neither_teaches_nor_makes_its_replica_look_stuck() -> None:
     go_on = threading.Event()
 
