@@ -208,6 +208,8 @@ def refuses(port: int) -> bool:
         socket.create_connection(("127.0.0.1", port), WAIT_S).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it was let in just before the port closed
+        return False
     return False
 
 
