@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from loadgen.commands.ending import end
 from loadgen.compare.reporting import comparison_of, shown_run
 from loadgen.compare.rounds import Finished, Rounds, Rules
 from loadgen.compare.schema import ComparisonReport
@@ -109,7 +110,8 @@ def compare(
             write_file("--html", html_file, lambda path: _write_html(path, comparison, rounds)),
         ]
         _say(comparison, console)
-        _end(comparison, list(filter(None, failures)), interrupts, console)
+        sound = all(report.sound for report in runs_of(comparison).values())
+        end(failures, interrupts, console, sound=sound and not comparison.interrupted)
 
 
 def _run(sides: Sequence[SideSpec], rules: Rules, interrupts: Interrupts, console: Console) -> Rounds:
@@ -151,21 +153,6 @@ def _say(comparison: ComparisonReport, console: Console) -> None:
         lines.append(f"Ended early, after {done} of {asked} repetitions: {comparison.interrupted}")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _end(comparison: ComparisonReport, failures: Sequence[str], interrupts: Interrupts, console: Output) -> None:
-    """Exits with 1 where something is missing, or the figures are not to be trusted as they are."""
-    for failure in failures:
-        click.echo(f"Error: {failure}", err=True)
-    console.check()
-    if interrupts.number is not None:
-        raise SystemExit(128 + interrupts.number)
-    wrong = any(
-        report.figures.errors or not report.validity.valid or any(event.error for event in report.events)
-        for report in runs_of(comparison).values()
-    )
-    if failures or wrong or comparison.interrupted:
-        raise SystemExit(1)
 
 
 def runs_of(comparison: ComparisonReport) -> dict[str, RunReport]:

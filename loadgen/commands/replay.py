@@ -180,12 +180,9 @@ def _print(report: ReplayReport, console: Console) -> None:
 
 
 def _rescored(policies: dict[str, Rescored]) -> Table:
-    table = Table(title="Recorded decisions, rescored")
-    table.add_column("policy")
-    for column in ("agrees", "predicted TTFT, s", "regret, ms", "p99", "regretted"):
-        table.add_column(column, justify="right")
-    for column in ("expected TTFT, s", "realised regret, ms", "hit rate", "balance"):
-        table.add_column(column, justify="right")
+    predicted = ("agrees", "predicted TTFT, s", "regret, ms", "p99", "regretted")
+    happened = ("expected TTFT, s", "realised regret, ms", "hit rate", "balance")
+    table = _by_policy("Recorded decisions, rescored", *predicted, *happened)
     for name, found in policies.items():
         table.add_row(
             name,
@@ -203,10 +200,8 @@ def _rescored(policies: dict[str, Rescored]) -> Table:
 
 
 def _resimulated(policies: dict[str, Resimulated], replicas: int) -> Table:
-    table = Table(title=f"The same requests on {replicas} replicas, simulated")
-    table.add_column("policy")
-    for column in ("TTFT mean, s", "p50", "p99", "regret, ms", "p99", "hit rate", "balance", "requests"):
-        table.add_column(column, justify="right")
+    columns = ("TTFT mean, s", "p50", "p99", "regret, ms", "p99", "hit rate", "balance", "requests")
+    table = _by_policy(f"The same requests on {replicas} replicas, simulated", *columns)
     for name, found in policies.items():
         table.add_row(
             name,
@@ -216,6 +211,14 @@ def _resimulated(policies: dict[str, Resimulated], replicas: int) -> Table:
             _text(found.balance_tokens, "{:.2f}"),
             f"{found.requests:,}",
         )
+    return table
+
+
+def _by_policy(title: str, *columns: str) -> Table:
+    table = Table(title=title)
+    table.add_column("policy")
+    for column in columns:
+        table.add_column(column, justify="right")
     return table
 
 

@@ -15,6 +15,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from loadgen.commands.ending import end
 from loadgen.compare.regret import regret_mean_s
 from loadgen.fleet import FleetParameters
 from loadgen.plans.plan import Plan
@@ -145,7 +146,7 @@ def run(
             write_file("--html", html_file, lambda path: write_html(path, {called: report}, {called: result.records})),
         ]
         _say(report, result, console)
-        _end(report, list(filter(None, failures)), interrupts, console)
+        end(failures, interrupts, console, sound=report.sound)
 
 
 def _measured(
@@ -212,14 +213,3 @@ def _say(report: RunReport, result: RunResult, console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if result.receipts_failure:
         console.print(f"receipts: {result.receipts_failure}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _end(report: RunReport, failures: Sequence[str], interrupts: Interrupts, console: Output) -> None:
-    """Exits with 1 where something is missing, or the figures are not to be trusted as they are."""
-    for failure in failures:
-        click.echo(f"Error: {failure}", err=True)
-    console.check()
-    if interrupts.number is not None:
-        raise SystemExit(128 + interrupts.number)
-    if failures or report.figures.errors or not report.validity.valid or any(event.error for event in report.events):
-        raise SystemExit(1)

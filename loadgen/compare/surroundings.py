@@ -59,8 +59,7 @@ class Surroundings:
         if not load.queued_tokens:
             load.moved_at = receipt.at
         self._context[receipt.chosen] += receipt.prompt_tokens
-        booked = uncached(receipt, receipt.overlap_tokens[receipt.position])
-        expected_tokens = load.left_tokens(receipt.at) + booked - load.surprise_tokens
+        expected_tokens = load.left_tokens(receipt.at) + booked(receipt) - load.surprise_tokens
         if receipt.ttft_s is not None:
             self._expect(receipt.at + receipt.ttft_s, False, receipt, expected_tokens, load.decoding)
         if receipt.duration_s is not None or receipt.outcome is not None:  # else it had not ended when this was written
@@ -84,8 +83,7 @@ class Surroundings:
             load.served += 1
             return
         if receipt.cached_tokens is not None and receipt.mode == "exact":
-            booked = uncached(receipt, receipt.overlap_tokens[receipt.position])
-            load.surprise_tokens += uncached(receipt, receipt.cached_tokens) - booked
+            load.surprise_tokens += uncached(receipt, receipt.cached_tokens) - booked(receipt)
         load.moved_at = event.moment  # as in the ledger, a request that ends without a first byte moves no queue
         if receipt.happened_s is not None:
             self.calibration.observe(
@@ -100,6 +98,11 @@ class Surroundings:
         load.context_tokens = max(self._context[name], load.queued_tokens)
         load.learned = self.calibration.of(name)
         return load
+
+
+def booked(receipt: Recorded) -> int:
+    """Prompt tokens that the chosen replica was expected to compute."""
+    return uncached(receipt, receipt.overlap_tokens[receipt.position])
 
 
 def uncached(receipt: Recorded, cached_tokens: int) -> int:

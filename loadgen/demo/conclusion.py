@@ -23,7 +23,7 @@ def conclude(runs: Mapping[str, Measured], console: Console) -> None:
     """Prints what to beware of. Raises ClickException, a line for each reason, when a request failed or a run is not
     valid."""
     reports = {name: run.report for name, run in runs.items()}
-    wrong = {name for name, report in reports.items() if report.figures.errors or not report.validity.valid}
+    wrong = {name for name, report in reports.items() if not report.sound}
     doubts = warnings({name: report for name, report in reports.items() if name not in wrong})
     for line in (*machine_warnings(runs), *doubts):
         console.print(Text.assemble(("Beware: ", "yellow"), line), soft_wrap=True)

@@ -190,6 +190,11 @@ class RunReport(msgspec.Struct, frozen=True):
     computed: dict[str, Computed] = {}
     computed_unknown: str = ""
 
+    @property
+    def sound(self) -> bool:
+        """Whether the figures may be trusted as they are: nothing failed, and the run is valid."""
+        return not self.figures.errors and self.validity.valid and not any(event.error for event in self.events)
+
 
 def to_json(report: msgspec.Struct) -> bytes:
     """The document, indented, with a newline at its end. Raises TypeError where a plan's parameters are not JSON."""

@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import loadgen
 from loadgen.demo.command import demo
 from loadgen.plans.catalogue import make_again
+from tests.loadgen.left import ROOT, environment, running
 
-ROOT = Path(loadgen.__file__).parents[1]
 TIMEOUT_S = 60
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -26,28 +25,8 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "router.main", "demo", *arguments]
 
 
-def environment(tmp_path: Path) -> dict[str, str]:
-    """Passed on to every process of the demo, so that any which is left can be found by its TMPDIR."""
-    return {
-        **os.environ,
-        "TMPDIR": str(tmp_path),
-        "TERM": "xterm",
-        "COLUMNS": "160",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }
-
-
-def running(tmp_path: Path) -> dict[int, list[str]]:
-    """Every process of the demo: its command line by its id."""
-    mark = f"TMPDIR={tmp_path}".encode()
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (process / "environ").read_bytes().split(b"\0"):
-                found[int(process.name)] = (process / "cmdline").read_text().split("\0")
-        except OSError:
-            continue  # ended meanwhile, or not ours to read
-    return found
+def in_terminal(tmp_path: Path) -> dict[str, str]:
+    return {**environment(tmp_path), "TERM": "xterm"}
 
 
 def test_a_small_demo_compares_policies(tmp_path: Path) -> None:
@@ -55,7 +34,7 @@ def test_a_small_demo_compares_policies(tmp_path: Path) -> None:
     arguments = ["--duration", "1.5", "--rate", "4", "--replicas", "2", "--speedup", "4", "--json", str(figures)]
     done = subprocess.run(
         command(*arguments, "--policy", "round_robin", "--policy", "kv"),
-        env=environment(tmp_path),
+        env=in_terminal(tmp_path),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -87,7 +66,7 @@ class Running:
     def __init__(self, tmp_path: Path) -> None:
         self._terminal, theirs = pty.openpty()
         arguments = command("--duration", "60", "--policy", "kv", "--replicas", "1")
-        self.process = subprocess.Popen(arguments, env=environment(tmp_path), cwd=ROOT, stdout=theirs, stderr=theirs)
+        self.process = subprocess.Popen(arguments, env=in_terminal(tmp_path), cwd=ROOT, stdout=theirs, stderr=theirs)
         os.close(theirs)
         self.output = b""
         while b"under way" not in self.output:  # the live line
@@ -132,7 +111,7 @@ def test_a_replica_that_dies_ends_the_demo_with_its_name(tmp_path: Path) -> None
 def test_a_fleet_that_cannot_start_is_explained(tmp_path: Path) -> None:
     done = subprocess.run(
         command("--duration", "1", "--policy", "no_such_policy"),
-        env=environment(tmp_path),
+        env=in_terminal(tmp_path),
         cwd=ROOT,
         capture_output=True,
         text=True,

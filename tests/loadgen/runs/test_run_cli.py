@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from loadgen.commands.run import run
 from loadgen.records import Record
 from loadgen.reports.schema import from_json
-from tests.loadgen.runs.left import ROOT, environment, running
+from tests.loadgen.left import ROOT, environment, running
 from tests.loadgen.runs.servers import answer_well, serving
 from tests.router.harness import wait_until
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from loadgen.commands.bench import bench
-from tests.loadgen.runs.left import ROOT, environment, running
+from tests.loadgen.left import ROOT, environment, running
 from tests.router.harness import wait_until
 
 EXCERPT = Path(__file__).parents[1] / "excerpt.jsonl"
